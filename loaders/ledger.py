@@ -1,0 +1,122 @@
+"""The ledger: one small object per committed load, which makes it seen by readers.
+
+    commit(entry):  _ledger/log/<day>/<time>-<load_id>.json   pointer, in time order, written first
+                    _ledger/entries/<key>.json                the entry, only if absent, written last
+
+A reader asks `since(cursor)` for what is new: it lists pointers after the one it remembers, so that the
+cost follows the news, not the history. A pointer whose entry is missing belongs to a load that has not
+finished, or never will: an entry follows its pointer within POINTER_LIFE, or gets a fresh pointer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from loaders.store import Store
+from loaders.times import iso
+
+ENTRIES, LOG = "_ledger/entries/", "_ledger/log/"
+POINTER_LIFE = 15 * 60
+"""Seconds within which an entry follows its pointer; after them a reader may stop waiting for it."""
+
+
+class DataFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One Parquet file of a load; `path` is its key in the raw zone."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Drift(msgspec.Struct, frozen=True, kw_only=True):
+    """How a file's fields differ from those that the registry lists."""
+
+    added: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One load or refusal. Times are ISO text in UTC with nine digits; unknown JSON fields are ignored."""
+
+    key: str
+    load_id: str
+    feed: str
+    kind: str = "file"
+    outcome: str = "loaded"
+    source: str
+    path_given: str = ""
+    sha256: str | None = None
+    bytes: int | None = None
+    delivered_at: str | None = None
+    source_time: str | None = None
+    attributes: dict[str, str] = {}
+    schema_version: str | None = None
+    records: int = 0
+    files: tuple[DataFile, ...] = ()
+    original: str | None = None
+    started_at: str
+    loaded_at: str
+    loader_version: str = ""
+    drift: Drift = Drift()
+    error: str | None = None
+
+
+def load_id(key: str) -> str:
+    """Return the short name of a load: the first 20 hexadecimal digits of the SHA-256 of its ledger key."""
+    return hashlib.sha256(key.encode()).hexdigest()[:20]
+
+
+class _Pointer(msgspec.Struct):
+    key: str
+
+
+class Ledger:
+    """The loads of one raw zone."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def get(self, key: str) -> Entry | None:
+        """Return an entry by its key, None if there is none."""
+        try:
+            return msgspec.json.decode(self._store.get(f"{ENTRIES}{key}.json"), type=Entry)
+        except KeyError:
+            return None
+
+    def commit(self, entry: Entry) -> bool:
+        """Make a load seen, or a refusal known; False if its key was committed already, by whomever."""
+        data = msgspec.json.encode(entry)
+        pointed_at = self._point(entry)
+        created = self._store.put_if_absent(f"{ENTRIES}{entry.key}.json", data)
+        if created and time.time_ns() - pointed_at > POINTER_LIFE * 1_000_000_000:
+            self._point(entry)
+        return created
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield every entry whose key begins with the prefix, sorted by key."""
+        for name in self._store.list(ENTRIES + prefix):
+            entry = self.get(name[len(ENTRIES) :].removesuffix(".json"))
+            if entry is not None:
+                yield entry
+
+    def since(self, cursor: str | None = None) -> Iterator[tuple[str, Entry | None]]:
+        """Yield (cursor, entry) in the order of commit, after a cursor that an earlier call gave.
+
+        The entry is None where it is not there (yet). An entry may come twice, under two cursors.
+        """
+        after = f"{LOG}{cursor}.json" if cursor else None
+        for name in self._store.list(LOG, after):
+            pointer = msgspec.json.decode(self._store.get(name), type=_Pointer)
+            yield name[len(LOG) :].removesuffix(".json"), self.get(pointer.key)
+
+    def _point(self, entry: Entry) -> int:
+        now = time.time_ns()
+        moment = iso(now)
+        name = f"{LOG}{moment[:10]}/{moment[11:26].replace(':', '')}-{entry.load_id}.json"
+        self._store.put_if_absent(name, msgspec.json.encode(_Pointer(entry.key)))
+        return now

@@ -1,0 +1,121 @@
+"""Where things are: the one place that reads the environment.
+
+MDP_RAW        raw zone: a directory or s3://bucket/prefix           (./warehouse/raw)
+MDP_LAKE       the lake's catalog: a SQLite file, postgres:… or md:… (./warehouse/lake.sqlite)
+MDP_LAKE_DATA  the lake's files: a directory or s3://bucket/prefix   (./warehouse/lake)
+MDP_KAFKA      bootstrap servers                                     (127.0.0.1:9092)
+MDP_SERVICES_DIR  where local services keep their files              (a temporary directory)
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION or AWS_DEFAULT_REGION,
+AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL                              S3, as every AWS tool reads it
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MIB = 1 << 20
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names it and the way out."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a single file may ask of the machine; beyond it the file is refused."""
+
+    file_bytes: int = 256 << 30
+    """Bytes of a file, and of what it decompresses to. A day of all US quotes stays below it."""
+    ratio: int = 200
+    """Decompressed bytes for each compressed byte: market data has 5 to 30, a bomb 1000."""
+    ratio_from_bytes: int = 4 * MIB
+    """Decompressed bytes up to which the ratio is not looked at: a tiny file may well be repetitive."""
+    record_bytes: int = 64 * MIB
+    """Bytes of one record, and of the fields around a document's list, since these are held in memory."""
+
+
+@dataclass(frozen=True)
+class S3Settings:
+    """How to reach S3. What is None is left to boto3's own ways (profiles, instance roles)."""
+
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    region: str | None = None
+    endpoint: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the raw zone, the lake and the services are; every path absolute."""
+
+    raw: str
+    lake: str
+    lake_data: str
+    kafka: str = "127.0.0.1:9092"
+    services_dir: str | None = None
+    s3: S3Settings = S3Settings()
+    limits: Limits = Limits()
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the settings; relative paths start at the current directory, empty variables are unset.
+
+        Raises SettingsError for a place of a kind that is not known.
+        """
+        env = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
+        lake = _catalog(env.get("MDP_LAKE"))
+        return cls(
+            raw=_place("MDP_RAW", env.get("MDP_RAW", "warehouse/raw")),
+            lake=lake,
+            lake_data=_lake_data(env, lake),
+            kafka=env.get("MDP_KAFKA", "127.0.0.1:9092"),
+            services_dir=_place("MDP_SERVICES_DIR", env["MDP_SERVICES_DIR"])
+            if "MDP_SERVICES_DIR" in env
+            else None,
+            s3=S3Settings(
+                access_key=env.get("AWS_ACCESS_KEY_ID"),
+                secret_key=env.get("AWS_SECRET_ACCESS_KEY"),
+                session_token=env.get("AWS_SESSION_TOKEN"),
+                region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION"),
+                endpoint=env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
+            ),
+        )
+
+
+def _place(name: str, value: str) -> str:
+    """Return an s3:// URL without its trailing slash, or an absolute path."""
+    if value.startswith("s3://"):
+        if not value.removeprefix("s3://").strip("/"):
+            raise SettingsError(f"{name} is {value!r}, which names no bucket; write s3://bucket/prefix")
+        return value.rstrip("/")
+    if "://" in value:
+        scheme = value.partition("://")[0]
+        raise SettingsError(f"{name} is of the kind {scheme}://; use a directory or s3://bucket/prefix")
+    if "\0" in value:
+        raise SettingsError(f"{name} holds a NUL byte")
+    return str(Path(value).expanduser().absolute())
+
+
+def _catalog(value: str | None) -> str:
+    if value is None:
+        return str(Path("warehouse/lake.sqlite").absolute())
+    if value.startswith(("postgres:", "md:")):
+        return value
+    return _place("MDP_LAKE", value)
+
+
+def _lake_data(env: Mapping[str, str], lake: str) -> str:
+    """Return where the lake's files are: stated, or beside its SQLite catalog, or (MotherDuck) empty."""
+    if "MDP_LAKE_DATA" in env:
+        return _place("MDP_LAKE_DATA", env["MDP_LAKE_DATA"])
+    if "MDP_LAKE" not in env:
+        return str(Path("warehouse/lake").absolute())
+    if lake.startswith("md:"):
+        return ""
+    if lake.startswith("postgres:"):
+        raise SettingsError("MDP_LAKE is in PostgreSQL: say where its files go, in MDP_LAKE_DATA")
+    return str(Path(lake).with_suffix("")) + "_data"
