@@ -193,22 +193,23 @@ class Service:
 
     def stop(self) -> bool:
         """End the process that this directory's `up` started, if it runs. Returns whether there was one."""
-        record = self.running()
-        if record is None:
+        record = self.record()
+        if record is None or record.pid is None:
             return False
-        assert record.pid is not None  # noqa: S101 - running() returned it
+        pid, was_up = record.pid, is_ours(record)
         for number, limit in ((self.stop_signal, STOP_SECONDS), (signal.SIGKILL, 5.0)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(record.pid, number)
-            if wait_until(lambda: not is_ours(record), limit):
+            if not is_ours(record):
                 break
-        else:
-            raise ServiceError(f"{self.name}: process {record.pid} does not end")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            wait_until(lambda: not is_ours(record), limit)
+        if is_ours(record):
+            raise ServiceError(f"{self.name}: process {pid} does not end")
         # Children of its own (PostgreSQL's) end with it, a moment later; the port is free when they have.
         wait_until(lambda: all(is_free(port) for port in record.ports.values()), 5.0)
         record.pid = record.process = None
         record.write(self.record_path)
-        return True
+        return was_up
 
     def remove(self) -> None:
         shutil.rmtree(self.dir, ignore_errors=True)
@@ -281,6 +282,9 @@ class Kafka(Service):
             "share.coordinator.state.topic.replication.factor": 1,
             "share.coordinator.state.topic.min.isr": 1,
             "group.initial.rebalance.delay.ms": 0,
+            # After a crash the broker is let in again when its old session has run out; the default is 9 s.
+            "broker.session.timeout.ms": 4000,
+            "broker.heartbeat.interval.ms": 1000,
             "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
         }
 
@@ -338,22 +342,22 @@ class S3(Service):
     def prepare(self, record: Record) -> None:
         (self.data / BUCKET).mkdir()  # a bucket is a directory
 
+    def settings(self, record: Record) -> dict[str, object]:
+        return {
+            "s3proxy.endpoint": f"http://{self.address(record)}",
+            "s3proxy.authorization": "aws-v4",
+            "s3proxy.identity": record.secrets["access_key"],
+            "s3proxy.credential": record.secrets["secret_key"],
+            # A signed part is checked in memory: DuckDB's are 80 MB, and the default limit is 32 MB.
+            "s3proxy.v4-max-non-chunked-request-size": 134_217_728,
+            "jclouds.provider": "filesystem-nio2",
+            "jclouds.identity": "local",
+            "jclouds.credential": "local",
+            "jclouds.filesystem.basedir": self.data,
+        }
+
     def command(self, record: Record) -> list[str]:
-        config = write_properties(
-            self.dir / "s3proxy.properties",
-            {
-                "s3proxy.endpoint": f"http://{self.address(record)}",
-                "s3proxy.authorization": "aws-v4",
-                "s3proxy.identity": record.secrets["access_key"],
-                "s3proxy.credential": record.secrets["secret_key"],
-                # A signed part is checked in memory: DuckDB's are 80 MB, and the default limit is 32 MB.
-                "s3proxy.v4-max-non-chunked-request-size": 134_217_728,
-                "jclouds.provider": "filesystem-nio2",
-                "jclouds.identity": "local",
-                "jclouds.credential": "local",
-                "jclouds.filesystem.basedir": self.data,
-            },
-        )
+        config = write_properties(self.dir / "s3proxy.properties", self.settings(record))
         jar = next(java_library().glob("s3proxy-*.jar"))
         return [
             require_java(),
@@ -453,7 +457,11 @@ class PostgreSQL(Service):
         words = f"user\0{DATABASE}\0database\0{DATABASE}\0\0".encode()
         with socket.create_connection((HOST, record.ports["postgres"]), timeout=2) as link:
             link.sendall(struct.pack(">ii", 8 + len(words), 3 << 16) + words)
-            return receive(link, 1) == b"R"
+            kind, size = struct.unpack(">ci", receive(link, 5))
+            receive(
+                link, size - 4
+            )  # all of it: closing on unread bytes is a reset, which the server would log
+        return bool(kind == b"R")
 
     def exports(self, record: Record) -> dict[str, str]:
         where = f"dbname={DATABASE} host={HOST} port={record.ports['postgres']} user={DATABASE}"
@@ -479,7 +487,7 @@ class PostgreSQL(Service):
             )
             if seen.returncode:
                 raise ServiceError(
-                    f"postgres: it refuses root, and the user {user.pw_name!r} cannot reach {place}; {way_out}"
+                    f"postgres: it refuses root, and user {user.pw_name!r} cannot reach {place}; {way_out}"
                 )
 
 
@@ -495,7 +503,8 @@ def require_java() -> str:
     Raises:
         MissingError: there is none, or Maven is needed to fetch the jars and is not there.
     """
-    java = shutil.which("java", path=f"{os.environ.get('JAVA_HOME', '')}/bin:{os.environ.get('PATH', '')}")
+    home = os.environ.get("JAVA_HOME")
+    java = (shutil.which("java", path=f"{home}/bin") if home else None) or shutil.which("java")
     hint = "install them: apt-get install openjdk-17-jre-headless maven"
     if java is None:
         raise MissingError(f"kafka and s3 need Java 17 and Maven, and there is no `java`; {hint}")
@@ -732,9 +741,12 @@ def up(services: Sequence[Service], *, random_ports: bool) -> dict[str, str]:
         for service in reversed(started):
             service.stop()
         raise
-    return {
-        key: value for service in services for key, value in service.exports(records[service.name]).items()
-    }
+    found: dict[str, str] = {}
+    for service in services:
+        found |= service.exports(records[service.name])
+    if "MDP_LAKE" not in found:
+        found.pop("MDP_LAKE_DATA", None)  # a catalog elsewhere must not have its files in what `down` removes
+    return found
 
 
 def down(services: Sequence[Service], *, keep: bool) -> None:

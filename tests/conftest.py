@@ -1,6 +1,6 @@
 """What the tests share: real servers, each started on first use and once per run, and the real captures.
 
-    fixture ──► services/up NAME --random-ports (in a directory of this run) ──► the fixture's fields and .env
+    fixture ──► services/up NAME --random-ports (a directory of this run) ──► the fixture's fields and .env
     end of run ──► services/down, logs of a failed run kept
 
 Where a server's programs (or the captures) are absent, the tests that need them are skipped and one line of
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class KafkaServer(Server):
         return self.env["MDP_KAFKA"]
 
     def new_topic(self, partitions: int = 1, *, prefix: str = "test", **config: str) -> str:
-        """Make a topic with a name of its own and return the name. `config`: `retention_ms="-1"` and so on."""
+        """Make a topic, return its name, which no other has. `config`: `retention_ms="-1"` and so on."""
         from kafka.admin import KafkaAdminClient, NewTopic
 
         name = f"{prefix}-{secrets.token_hex(6)}"
@@ -166,7 +166,7 @@ class PostgresServer(Server):
 
         name = f"test_{secrets.token_hex(6)}"
         with duckdb.connect() as connection:
-            load_extension(connection, "postgres_scanner")
+            load_extension_from_wheel(connection, "postgres_scanner")
             connection.execute(f"ATTACH '{self.dsn}' AS pg (TYPE postgres)")
             connection.execute(
                 f"CALL postgres_execute('pg', 'CREATE DATABASE {name}', use_transaction := false)"
@@ -174,7 +174,7 @@ class PostgresServer(Server):
         return name
 
 
-def load_extension(connection: Any, name: str) -> None:
+def load_extension_from_wheel(connection: Any, name: str) -> None:
     """Load a DuckDB extension from its wheel, with no network and no per-user directory."""
     import importlib
 
@@ -295,6 +295,18 @@ def postgres_server(services_root: Path) -> PostgresServer:
         user=at["user"],
         database=at["dbname"],
     )
+
+
+@pytest.fixture(scope="session")
+def services_command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`services_command("up", "s3", root=directory)`: services/ as a person would run it."""
+    return services
+
+
+@pytest.fixture(scope="session")
+def load_extension() -> Callable[[Any, str], None]:
+    """`load_extension(connection, "ducklake")`: a DuckDB extension from its wheel, no network needed."""
+    return load_extension_from_wheel
 
 
 @pytest.fixture(scope="session")
