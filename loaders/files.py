@@ -1,0 +1,370 @@
+"""Vendor files into the raw zone: each whole, or not at all.
+
+    paths ── expanded ── one file at a time:
+        hash ── known already? ── reader ── segments ── the original bytes ── ledger entry    "loaded"
+          │            └── the same bytes: nothing to do, or a new delivery of them  "unchanged", "redelivered"
+          └── broken, hostile, or of another feed: what was written is removed       "refused", an entry too
+
+Up to the entry nothing is seen by readers; a load that dies leaves files that no entry names, and may be
+repeated. A refusal stops neither the other files nor a later load of the same bytes.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from loaders import VERSION
+from loaders.captures import read_lines
+from loaders.documents import read_document
+from loaders.instruments import Instruments
+from loaders.ledger import DataFile, Drift, Entry, Ledger, load_id
+from loaders.paths import Found, expand
+from loaders.registry import Feed, find_feed, load_registry
+from loaders.segments import Load, SegmentWriter
+from loaders.settings import Settings
+from loaders.sources import Progress, Refusal, Source
+from loaders.store import Store, open_store
+from loaders.tables import read_table
+from loaders.times import compact, iso, parse_time
+
+Status = Literal["loaded", "unchanged", "redelivered", "refused"]
+LONGEST_ATTRIBUTE = 200
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file. `message` is one line for a person; `entry` is what the ledger holds now."""
+
+    path: str
+    status: Status
+    entry: Entry
+    message: str
+
+
+@dataclass(frozen=True)
+class _Delivery:
+    """What is known of a file before its records are read. Times are nanoseconds since 1970-01-01 UTC."""
+
+    feed: Feed
+    found: Found
+    started_at: int
+    sha256: str
+    size: int
+    delivered_at: int | None
+    attributes: Mapping[str, str]
+
+    @property
+    def bytes_key(self) -> str:
+        return f"file/{self.feed.name}/{self.sha256}"
+
+    @property
+    def key(self) -> str:
+        return (
+            self.bytes_key if self.delivered_at is None else f"{self.bytes_key}@{compact(self.delivered_at)}"
+        )
+
+    @property
+    def original(self) -> str:
+        return f"_originals/{self.feed.name}/{self.sha256}"
+
+
+def load(
+    paths: Iterable[str | Path],
+    feed: str,
+    *,
+    settings: Settings,
+    delivered_at: str | None = None,
+    attributes: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Load files, directories and globs as one feed's, one by one; return an outcome for each file.
+
+    `delivered_at` is an ISO date or time (UTC unless it says otherwise) at which all of them were delivered;
+    `attributes` are values that the files' names do not say, and go before those that they do. Raises
+    RegistryError for an unknown feed and ValueError for a time that cannot be read, before touching
+    anything; StoreError when the raw zone itself fails.
+    """
+    return list(
+        load_each(
+            paths,
+            feed,
+            settings=settings,
+            delivered_at=delivered_at,
+            attributes=attributes,
+            progress=progress,
+        )
+    )
+
+
+def load_each(
+    paths: Iterable[str | Path],
+    feed: str,
+    *,
+    settings: Settings,
+    delivered_at: str | None = None,
+    attributes: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Outcome]:
+    """As `load`, but give each outcome as soon as it is known. The arguments are checked at once."""
+    known = find_feed(feed, load_registry())
+    stated = None if delivered_at is None else parse_time(delivered_at)
+    loader = FileLoader(known, settings, stated, attributes or {}, progress)
+    return (loader.load(found) for found in expand(paths, avoid=settings.raw))
+
+
+class FileLoader:
+    """Loads files of one feed into one raw zone."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        settings: Settings,
+        delivered_at: int | None,
+        attributes: Mapping[str, str],
+        progress: Progress | None,
+    ) -> None:
+        self._feed, self._delivered_at, self._attributes = feed, delivered_at, attributes
+        self._limits, self._progress = settings.limits, progress
+        self._store: Store = open_store(settings.raw, settings.s3)
+        self._ledger = Ledger(self._store)
+
+    def load(self, found: Found) -> Outcome:
+        """Load one file; whatever is wrong with it becomes a refusal in the ledger."""
+        started_at = time.time_ns()
+        source: Source | None = None
+        try:
+            if found.problem:
+                raise Refusal(found.problem)
+            with Source(found.path, self._limits, self._progress, self._passes) as source:
+                return self._load(source, found, started_at)
+        except Refusal as refusal:
+            return self._refuse(found, started_at, source, str(refusal))
+
+    @property
+    def _passes(self) -> int:
+        """How often a file is read: for its hash, its records (JSON: twice), and the copy of it."""
+        return 4 if self._feed.format == "json" else 3
+
+    def _load(self, source: Source, found: Found, started_at: int) -> Outcome:
+        delivered_at, attributes = self._said_of(found.name)
+        delivery = _Delivery(
+            feed=self._feed,
+            found=found,
+            started_at=started_at,
+            sha256=source.digest(),
+            size=source.size,
+            delivered_at=delivered_at,
+            attributes=attributes,
+        )
+        earlier = [entry for entry in self._ledger.entries(delivery.bytes_key) if entry.outcome == "loaded"]
+        same = [entry for entry in earlier if self._required(entry.attributes) == self._required(attributes)]
+        if delivered_at is None and earlier:
+            return self._unchanged(delivery, earlier, same)
+        if stood := next((entry for entry in earlier if entry.key == delivery.key), None):
+            return self._unchanged(delivery, [stood], same)
+        if same:
+            return self._redeliver(delivery, same[0])
+        return self._load_records(source, delivery)
+
+    def _required(self, attributes: Mapping[str, str]) -> dict[str, str | None]:
+        return {name: attributes.get(name) for name in self._feed.file_fields}
+
+    def _said_of(self, name: str) -> tuple[int | None, dict[str, str]]:
+        """Return the delivery time and the attributes of a file, as stated or as its name says."""
+        said = self._feed.attributes_of(name)
+        when = said.pop("delivered_at", None)
+        attributes = {**said, **self._attributes}
+        for attribute, value in attributes.items():
+            if problem := _attribute_problem(value):
+                raise Refusal(f"has the attribute {attribute}={_shown(value)}, which {problem}")
+        lacking = [field for field in self._feed.file_fields if field not in attributes]
+        if lacking:
+            raise Refusal(
+                f"does not say its {' and '.join(lacking)}: its name is not of the form "
+                f"{self._feed.file_pattern}; give --set {lacking[0]}=VALUE"
+            )
+        if self._delivered_at is not None or when is None:
+            return self._delivered_at, attributes
+        try:
+            return parse_time(when), attributes
+        except ValueError as error:
+            raise Refusal(f"has no delivery time in its name: {error}; give --delivered-at TIME") from error
+
+    def _load_records(self, source: Source, delivery: _Delivery) -> Outcome:
+        loaded_at = time.time_ns()
+        source_time = None
+        if self._feed.format != "lines":
+            source_time = loaded_at if delivery.delivered_at is None else delivery.delivered_at
+        shared = Load(
+            feed=self._feed.name,
+            source=delivery.found.name,
+            load_id=load_id(delivery.key),
+            loaded_at=loaded_at,
+            source_time=source_time,
+            schema_version=self._feed.schema_version,
+            attributes=delivery.attributes,
+        )
+        writer = SegmentWriter(self._store, shared)
+        drift: list[Drift] = []
+        try:
+            for table in self._tables(source, delivery.attributes, drift):
+                writer.add(table)
+            writer.close()
+            self._keep_original(source, delivery.original)
+        except BaseException:
+            writer.discard()
+            raise
+        entry = self._entry(
+            delivery, loaded_at, source_time, writer.records, writer.files, drift[0] if drift else Drift()
+        )
+        if not self._ledger.commit(entry):
+            # Another loader was faster with the same file.
+            writer.discard()
+            entry = self._ledger.get(delivery.key) or entry
+            return self._unchanged(delivery, [entry], [entry])
+        return self._outcome(
+            delivery.found, "loaded", entry, f"loaded {entry.records:,} records{_drifted(entry)}"
+        )
+
+    def _tables(
+        self, source: Source, attributes: Mapping[str, str], drift: list[Drift]
+    ) -> Iterator[pa.Table]:
+        feed, longest = self._feed, self._limits.record_bytes
+        instruments = Instruments(feed.instrument_path, attributes)
+        if feed.format == "lines":
+            return read_lines(source.chunks(), instruments, attributes, longest)
+        if feed.format == "csv":
+            return read_table(source.chunks(), feed.fields, instruments, longest, drift.append)
+        return read_document(source.chunks, feed.record_path, feed.fields, instruments, longest, drift.append)
+
+    def _keep_original(self, source: Source, key: str) -> None:
+        if not self._store.exists(key):
+            with self._store.open_write(key) as sink:
+                for block in source.blocks():
+                    sink.write(block)
+
+    def _redeliver(self, delivery: _Delivery, earlier: Entry) -> Outcome:
+        """Let the bytes that are there be a delivery of another time."""
+        source_time = None if self._feed.format == "lines" else delivery.delivered_at
+        entry = self._entry(
+            delivery, time.time_ns(), source_time, earlier.records, earlier.files, earlier.drift
+        )
+        if not self._ledger.commit(entry):
+            return self._unchanged(delivery, [entry], [entry])
+        message = (
+            f"the same bytes, loaded on {earlier.loaded_at[:10]}, delivered again at {entry.delivered_at}: "
+            f"{entry.records:,} records"
+        )
+        return self._outcome(delivery.found, "redelivered", entry, message)
+
+    def _unchanged(self, delivery: _Delivery, earlier: list[Entry], same: list[Entry]) -> Outcome:
+        """Say that there is nothing to do. Raises Refusal if the bytes stand there as something else."""
+        if not same:
+            was = ", ".join(
+                f"{name}={value}" for name, value in self._required(earlier[0].attributes).items()
+            )
+            raise Refusal(
+                f"holds the bytes that were already loaded on {earlier[0].loaded_at[:10]} as {was}; if they "
+                f"are another's too, state a delivery time for them with --delivered-at"
+            )
+        message = f"the same bytes were already loaded on {same[0].loaded_at[:10]}"
+        return self._outcome(delivery.found, "unchanged", same[0], message)
+
+    def _entry(
+        self,
+        delivery: _Delivery,
+        loaded_at: int,
+        source_time: int | None,
+        records: int,
+        files: Iterable[DataFile],
+        drift: Drift,
+    ) -> Entry:
+        return Entry(
+            key=delivery.key,
+            load_id=load_id(delivery.key),
+            feed=self._feed.name,
+            source=delivery.found.name,
+            path_given=_printable(delivery.found.given),
+            sha256=delivery.sha256,
+            bytes=delivery.size,
+            delivered_at=None if delivery.delivered_at is None else iso(delivery.delivered_at),
+            source_time=None if source_time is None else iso(source_time),
+            attributes=dict(delivery.attributes),
+            schema_version=self._feed.schema_version,
+            records=records,
+            files=tuple(files),
+            original=delivery.original,
+            started_at=iso(delivery.started_at),
+            loaded_at=iso(loaded_at),
+            loader_version=VERSION,
+            drift=drift,
+        )
+
+    def _refuse(self, found: Found, started_at: int, source: Source | None, why: str) -> Outcome:
+        moment = compact(time.time_ns())[:-4] + "Z"
+        key = f"refused/{self._feed.name}/{moment}-{secrets.token_hex(4)}"
+        error = _printable(why)
+        entry = Entry(
+            key=key,
+            load_id=load_id(key),
+            feed=self._feed.name,
+            outcome="refused",
+            source=_printable(found.name),
+            path_given=_printable(found.given),
+            sha256=source.sha256 if source else None,
+            bytes=source.size if source else None,
+            attributes={name: _printable(value) for name, value in self._attributes.items()},
+            schema_version=self._feed.schema_version,
+            started_at=iso(started_at),
+            loaded_at=iso(time.time_ns()),
+            loader_version=VERSION,
+            error=error,
+        )
+        self._ledger.commit(entry)
+        return self._outcome(found, "refused", entry, f"refused: {error}")
+
+    def _outcome(self, found: Found, status: Status, entry: Entry, message: str) -> Outcome:
+        return Outcome(path=_printable(found.given), status=status, entry=entry, message=message)
+
+
+def _attribute_problem(value: str) -> str | None:
+    """Say what is wrong with a value that is to be kept beside records, None if it may be."""
+    if not value.strip():
+        return "is empty"
+    if len(value) > LONGEST_ATTRIBUTE:
+        return f"is longer than {LONGEST_ATTRIBUTE} characters"
+    if value != _printable(value):
+        return "holds characters that cannot be shown"
+    if value.startswith("/") or any(part in (".", "..") for part in value.replace("\\", "/").split("/")):
+        return "is a path"
+    return None
+
+
+def _printable(text: str) -> str:
+    """Return text safe for a terminal and for JSON: control characters and broken UTF-8 as escapes."""
+    return "".join(
+        character
+        if character.isprintable()
+        else character.encode("unicode_escape", "backslashreplace").decode()
+        for character in text
+    )
+
+
+def _shown(value: str) -> str:
+    return repr(_printable(value)[:LONGEST_ATTRIBUTE])
+
+
+def _drifted(entry: Entry) -> str:
+    notes = [
+        f"{what} {', '.join(names)}"
+        for what, names in (("added", entry.drift.added), ("missing", entry.drift.missing))
+        if names
+    ]
+    return f" (fields {'; '.join(notes)})" if notes else ""
