@@ -4,6 +4,7 @@ MDP_RAW        raw zone: a directory or s3://bucket/prefix           (./warehous
 MDP_LAKE       the lake's catalog: a SQLite file, postgres:… or md:… (./warehouse/lake.sqlite)
 MDP_LAKE_DATA  the lake's files: a directory or s3://bucket/prefix   (./warehouse/lake)
 MDP_KAFKA      bootstrap servers                                     (127.0.0.1:9092)
+MDP_LOCK_WAIT  seconds to wait for another writer of the lake       (600)
 MDP_SERVICES_DIR  where local services keep their files              (a temporary directory)
 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION or AWS_DEFAULT_REGION,
 AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL                              S3, as every AWS tool reads it
@@ -11,6 +12,7 @@ AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL                              S3, as ever
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,6 +61,21 @@ class Settings:
     services_dir: str | None = None
     s3: S3Settings = S3Settings()
     limits: Limits = Limits()
+    lock_wait_seconds: float = 600.0
+
+    @property
+    def lake_is_local(self) -> bool:
+        """Whether the catalog is a SQLite file of this machine."""
+        return not self.lake.startswith(("postgres:", "md:"))
+
+    @property
+    def state_dir(self) -> Path:
+        """Where writers of this lake keep what is theirs alone: lock, staged records, dbt's target and logs."""
+        if self.lake_is_local:
+            return Path(self.lake).with_suffix(".state")
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        name = hashlib.sha256(f"{self.lake}\0{self.lake_data}".encode()).hexdigest()[:16]
+        return cache / "market-data-platform" / "lakes" / name
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -76,6 +93,7 @@ class Settings:
             services_dir=_place("MDP_SERVICES_DIR", env["MDP_SERVICES_DIR"])
             if "MDP_SERVICES_DIR" in env
             else None,
+            lock_wait_seconds=_seconds("MDP_LOCK_WAIT", env.get("MDP_LOCK_WAIT", "600")),
             s3=S3Settings(
                 access_key=env.get("AWS_ACCESS_KEY_ID"),
                 secret_key=env.get("AWS_SECRET_ACCESS_KEY"),
@@ -98,6 +116,13 @@ def _place(name: str, value: str) -> str:
     if "\0" in value:
         raise SettingsError(f"{name} holds a NUL byte")
     return str(Path(value).expanduser().absolute())
+
+
+def _seconds(name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise SettingsError(f"{name} is {value!r}; give a number of seconds") from None
 
 
 def _catalog(value: str | None) -> str:
