@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -31,8 +31,8 @@ SERVICES = REPOSITORY / "services" / "services.py"
 EXIT_MISSING = 3
 SERVICE_FIXTURES = {"kafka_server", "s3_server", "postgres_server"}
 
-# Reason → how many tests it skipped; and lines to say at the end whatever happened.
-SKIPPED = pytest.StashKey[dict[str, int]]()
+# What is missing and the way out → the tests skipped for it; and other lines for the summary.
+SKIPPED = pytest.StashKey[dict[tuple[str, str], int]]()
 NOTES = pytest.StashKey[list[str]]()
 
 
@@ -214,6 +214,13 @@ def services(command: str, *arguments: str, root: Path) -> subprocess.CompletedP
     )
 
 
+def skip_for(what: str, way_out: str) -> NoReturn:
+    """Skip a test for want of something that the summary then names once, for all tests that want it."""
+    skipped = pytest.skip.Exception(f"{what} (see the line above)")
+    skipped.missing = (what, way_out)
+    raise skipped
+
+
 class MissingProgramsError(Exception):
     """The programs of a service are not installed; the message says what to install."""
 
@@ -258,9 +265,10 @@ def start_or_skip(name: str, root: Path) -> dict[str, str]:
     try:
         return services_up(name, root)
     except MissingProgramsError as error:
-        if os.environ.get("MDP_REQUIRE_SERVICES") == "1":
-            pytest.fail(f"MDP_REQUIRE_SERVICES=1, and {error}", pytrace=False)
-        pytest.skip(f"SERVICES MISSING: {error}")
+        missing = str(error)
+    if os.environ.get("MDP_REQUIRE_SERVICES") == "1":
+        pytest.fail(f"MDP_REQUIRE_SERVICES=1, and {missing}", pytrace=False)
+    skip_for("SERVICES MISSING", missing)
 
 
 @pytest.fixture(scope="session")
@@ -315,9 +323,7 @@ def captures() -> Path:
     stated = os.environ.get("MDP_CAPTURES")
     place = Path(stated).expanduser().resolve() if stated else REPOSITORY.parent / "shared" / "data"
     if not place.is_dir():
-        pytest.skip(
-            f"CAPTURES MISSING: there is no {place}; set MDP_CAPTURES to the directory that holds them"
-        )
+        skip_for("CAPTURES MISSING", f"there is no {place}; set MDP_CAPTURES to the directory with them")
     return place
 
 
@@ -337,24 +343,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
-    report = yield
-    if report.skipped and isinstance(report.longrepr, tuple):
-        reason = report.longrepr[2].removeprefix("Skipped: ")
-        if reason.startswith(("SERVICES MISSING", "CAPTURES MISSING")):
-            counts = item.config.stash[SKIPPED]
-            counts[reason] = counts.get(reason, 0) + 1
-    return report
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    if missing := getattr(call.excinfo and call.excinfo.value, "missing", None):
+        counts = item.config.stash[SKIPPED]
+        counts[missing] = counts.get(missing, 0) + 1
+    return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    loud: dict[str, tuple[str, int]] = {}
-    for reason, count in config.stash[SKIPPED].items():
-        what, _, advice = reason.partition(": ")
-        first, others = loud.get(what, (advice, 0))
-        loud[what] = (first, others + count)
-    for what, (advice, count) in loud.items():
+    for (what, way_out), count in config.stash[SKIPPED].items():
         tests = "1 TEST" if count == 1 else f"{count} TESTS"
-        terminalreporter.write_line(f"{what}, {tests} SKIPPED: {advice}", yellow=True, bold=True)
+        terminalreporter.write_line(f"{what}, {tests} SKIPPED: {way_out}", yellow=True, bold=True)
     for note in config.stash[NOTES]:
         terminalreporter.write_line(note, yellow=True, bold=True)
