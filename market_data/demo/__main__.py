@@ -12,7 +12,7 @@ from market_data.demo.world import TRUTH, generate
 def main() -> int:
     """Write the world; answers the exit code."""
     parser = argparse.ArgumentParser(prog="python -m market_data.demo", description=__doc__)
-    parser.add_argument("directory", type=Path, help="an empty directory, made if it is not there")
+    parser.add_argument("directory", type=Path, help="its directory, empty or not there yet")
     parser.add_argument("--seed", type=int, default=7, help="another seed, another world (default: 7)")
     given = parser.parse_args()
     try:

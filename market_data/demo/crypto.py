@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from heapq import merge
 
 from market_data.demo.defects import (
@@ -35,6 +35,7 @@ from market_data.demo.ticks import (
     SIZE_PLACES,
     Dice,
     decimal,
+    iso,
     packed,
     trimmed,
     utc,
@@ -47,7 +48,8 @@ PARTS = ("20240514T2300", "20240514T2340", "20240515T0020")
 CUTS = (0, 2400, 4800, SECONDS)
 """Where the parts begin, in seconds from START; the middle one holds midnight."""
 OVERLAP = 100
-DEPTH = 5
+DEPTH = 4
+"""Levels of a book behind its best one."""
 ENDPOINT = "wss://ws-feed.exchange.coinbase.com"
 LATE = {"ETHUSDT/20240514T2340", "coinbase/20240514T2340"}
 """Parts that reach the warehouse only after all others."""
@@ -55,11 +57,13 @@ LATE = {"ETHUSDT/20240514T2340", "coinbase/20240514T2340"}
 
 @dataclass(frozen=True)
 class Pair:
-    """A coin against the dollar. `lot` is the venues' smallest size step, in 10^-8."""
+    """A coin against the dollar. `step` is the most that its price moves in a second, `grid` the distance
+    of a book's levels (both in cents), `lot` the venues' smallest size step (in 10^-8)."""
 
     base: str
     price: int
     step: int
+    grid: int
     lot: int
     most_lots: int
     microseconds: bool = False
@@ -78,9 +82,9 @@ class Pair:
 
 
 PAIRS = (
-    Pair("BTC", 6_150_000, 900, 1_000, 30_000),
-    Pair("ETH", 288_000, 50, 10_000, 40_000),
-    Pair("SOL", 14_300, 4, 100_000, 60_000, microseconds=True, skew=-1_270 * MILLISECOND),
+    Pair("BTC", 6_150_000, 400, 500, 1_000, 30_000),
+    Pair("ETH", 288_000, 25, 30, 10_000, 40_000),
+    Pair("SOL", 14_300, 4, 5, 100_000, 60_000, microseconds=True, skew=-1_270 * MILLISECOND),
 )
 
 
@@ -99,8 +103,10 @@ class Book:
 
     def move(self, bid: int, bid_size: int, ask: int, ask_size: int) -> tuple[dict[int, int], dict[int, int]]:
         """Move the touch; answers the levels that changed (size 0: gone), best first."""
-        bids = self._side(self.bids, [bid - level * 3 for level in range(DEPTH)], bid_size)
-        asks = self._side(self.asks, [ask + level * 3 for level in range(DEPTH)], ask_size)
+        grid = self._pair.grid
+        under, over = (bid - 1) // grid * grid, (ask // grid + 1) * grid
+        bids = self._side(self.bids, [bid, *range(under, under - DEPTH * grid, -grid)], bid_size)
+        asks = self._side(self.asks, [ask, *range(over, over + DEPTH * grid, grid)], ask_size)
         changed = _changes(self.bids, bids, best_first=-1), _changes(self.asks, asks, best_first=1)
         self.bids, self.asks = bids, asks
         return changed
@@ -427,7 +433,7 @@ def _seconds(moment: int) -> str:
 def _clock(moment: int) -> str:
     """The venue's time, `2024-05-14T23:00:00.244075Z`."""
     second, rest = divmod(moment, SECOND)
-    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1_000:06d}Z"
+    return f"{iso(second * SECOND)[:-1]}.{rest // 1_000:06d}Z"
 
 
 def _uuid(dice: Dice) -> str:

@@ -185,8 +185,8 @@ def questions(seed: int) -> tuple[Question, ...]:
 
 
 def _question(name: str, vintages: Sequence[Vintage], published: date) -> Question:
-    """Asked five days before the publication and five after; known from the next day in New York."""
-    before = _known(vintages, published - timedelta(days=1))
+    """Asked at noon of the day before the publication, and of the day after, on which it is known."""
+    before = _known(vintages, published - timedelta(days=2))
     after = _known(vintages, published)
     return Question(
         name=name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from zoneinfo import ZoneInfo
 
@@ -49,12 +50,14 @@ class Dice:
         return [index * part + self.word() % part for index in range(count)]
 
 
+@lru_cache(maxsize=1 << 17)
 def decimal(units: int, places: int) -> str:
     """Units of 10^-places as decimal text with all its places: (123, 2) is 1.23."""
-    whole, part = divmod(abs(units), 10**places)
-    return f"{'-' if units < 0 else ''}{whole}.{part:0{places}d}"
+    digits = str(abs(units)).zfill(places + 1)
+    return f"{'-' if units < 0 else ''}{digits[:-places]}.{digits[-places:]}"
 
 
+@lru_cache(maxsize=1 << 17)
 def trimmed(units: int, places: int) -> str:
     """The same without the zeros at its end: (1200, 2) is 12."""
     return decimal(units, places).rstrip("0").rstrip(".")
@@ -75,6 +78,7 @@ def new_york(day: date, hour: int = 0, minute: int = 0) -> int:
     return ns(datetime.combine(day, time(hour, minute), _NEW_YORK))
 
 
+@lru_cache(maxsize=1 << 10)
 def iso(moment: int) -> str:
     """A time of whole seconds (ns since the epoch) as `2024-05-14T23:00:00Z`."""
     return (_EPOCH + timedelta(seconds=moment // SECOND)).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -83,6 +87,6 @@ def iso(moment: int) -> str:
 def packed(body: bytes) -> bytes:
     """gzip without name or time: the same bytes from the same zlib."""
     buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=6, mtime=0) as stream:
+    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=4, mtime=0) as stream:
         stream.write(body)
     return buffer.getvalue()

@@ -209,8 +209,7 @@ def _question(row: dict[str, Any]) -> Question:
     return Question(**{**row, "answers": answers, "revised": tuple(row["revised"]), "new": tuple(row["new"])})
 
 
-@dataclass(frozen=True)
-class _Newest:
+class _Newest(NamedTuple):
     venue: str
     symbol: str
     size: int

@@ -35,21 +35,24 @@ def parcels(seed: int) -> Iterator[Parcel]:
 def generate(directory: Path, seed: int = 7) -> Truth:
     """Write the world below `directory` (made if need be) and answer the truth, also as `truth.json`.
 
-    `Truth.deliveries` lists the files in the order in which the demo loads them. The directory must be
-    empty: files of another world beside these would be loaded with them.
+    `Truth.deliveries` lists the files in the order in which the demo loads them. To write again over the
+    same or an unfinished world is safe.
 
-    Raises FileExistsError if `directory` holds anything.
+    Raises FileExistsError if `directory` holds files of anything else, which a loader would take for a part
+    of the world.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    if any(directory.iterdir()):
-        raise FileExistsError(f"{directory} is not empty: name an empty directory for the demo's world")
     tally = Tally()
+    written = {directory / TRUTH}
     for parcel in parcels(seed):
         path = directory / parcel.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(parcel.body)
+        written.add(path)
         tally.take(parcel)
+    strange = {path for path in directory.rglob("*") if path.is_file()} - written
+    if strange:
+        raise FileExistsError(f"{min(strange)} is not of the demo's world: name an empty directory for it")
     tickers = {name for company in COMPANIES for name in (company.ticker, company.later) if name}
     truth = tally.truth(seed, questions(seed), map(str, sessions()), tickers)
-    (directory / TRUTH).write_text(truth.text(), encoding="utf-8")
+    (directory / TRUTH).write_bytes(truth.text().encode())
     return truth
