@@ -458,9 +458,7 @@ class PostgreSQL(Service):
         with socket.create_connection((HOST, record.ports["postgres"]), timeout=2) as link:
             link.sendall(struct.pack(">ii", 8 + len(words), 3 << 16) + words)
             kind, size = struct.unpack(">ci", receive(link, 5))
-            receive(
-                link, size - 4
-            )  # all of it: closing on unread bytes is a reset, which the server would log
+            receive(link, size - 4)  # closing on unread bytes would be a reset, and a line in its log
         return bool(kind == b"R")
 
     def exports(self, record: Record) -> dict[str, str]:

@@ -217,7 +217,7 @@ def services(command: str, *arguments: str, root: Path) -> subprocess.CompletedP
 def skip_for(what: str, way_out: str) -> NoReturn:
     """Skip a test for want of something that the summary then names once, for all tests that want it."""
     skipped = pytest.skip.Exception(f"{what} (see the line above)")
-    skipped.missing = (what, way_out)
+    vars(skipped)["missing"] = (what, way_out)
     raise skipped
 
 
