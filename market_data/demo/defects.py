@@ -15,7 +15,7 @@ from market_data.demo.truth import Fate, Record, repeated
 
 Planting = Callable[[Record], list[Record]]
 Spot = tuple[str, str, int]
-"""Table, symbol, and the how manieth canonical record (from 1) of the two in a file."""
+"""Table, symbol, and n: the n-th canonical record (from 1) of these two in a file."""
 
 
 def planted(records: Iterable[Record], plantings: Mapping[Spot, Planting]) -> list[Record]:

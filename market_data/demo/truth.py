@@ -8,6 +8,13 @@ A `Record` knows from its making what the warehouse must do with it (`Fate`): no
 comes from reading the files back, let alone from the warehouse. A module yields its parcels in the
 order of knowledge, so that for one key the first version comes before its revisions and repeats; the
 order in which a demo loads them is another one, by arrival.
+
+Quotes are counted by (symbol, u) for Binance, (symbol, sequence) for Coinbase's tickers, and (session,
+symbol, sequence_number) in files; everything else by the feed registry's identity key.
+
+Reasons: malformed_json, not_utf8, malformed_row (a wrong number of fields), unknown_kind, missing_field
+(absent, or empty in a CSV row), invalid_value (no number, no time), impossible_value (a trade's price or
+size not above 0), impossible_time (year 1, or more than a day after receipt or delivery).
 """
 
 from __future__ import annotations
@@ -104,6 +111,8 @@ class Parcel:
 class Delivery:
     """One load of the demo and what must come of it, once all loads are in.
 
+    `path` is relative to the world's directory; `delivered_at` (UTC) and `attributes` are to be stated on
+    loading, null and empty where the file's name or the records say it themselves.
     `outcome` is loaded, redelivered (the bytes are known, the stated time is new), unchanged (nothing
     new: a no-op) or refused. `records` is the raw count of the load; canonical (by table) + duplicates +
     quarantined (by reason) + control + unread. `deletions` counts versions that no record makes: keys

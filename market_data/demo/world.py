@@ -1,6 +1,7 @@
 """The demo's world: small files in the vendors' own formats, and the truth about them.
 
-    crypto ──────┐
+    binance ─────┐
+    coinbase ────┤
     equities ────┤              ┌─ DIR/<delivery>/<file> ... what a loader loads
     reference ───┼─ parcels ────┤
     macro ───────┘              └─ Tally ── DIR/truth.json    what must come of it
@@ -14,8 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from market_data.demo.crypto import binance, coinbase
-from market_data.demo.equities import COMPANIES, equities, sessions
+from market_data.demo.binance import binance
+from market_data.demo.coinbase import coinbase
+from market_data.demo.equities import COMPANIES, sessions
+from market_data.demo.flat_files import equities
 from market_data.demo.macro import macro, questions
 from market_data.demo.reference import reference
 from market_data.demo.truth import Parcel, Tally, Truth
