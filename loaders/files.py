@@ -1,9 +1,9 @@
 """Vendor files into the raw zone: each whole, or not at all.
 
     paths ── expanded ── one file at a time:
-        hash ── known already? ── reader ── segments ── the original bytes ── ledger entry    "loaded"
-          │            └── the same bytes: nothing to do, or a new delivery of them  "unchanged", "redelivered"
-          └── broken, hostile, or of another feed: what was written is removed       "refused", an entry too
+        hash ── known already? ── reader ── segments ── the original bytes ── ledger entry  "loaded"
+          │            └── same bytes: nothing to do, or a new delivery of them    "unchanged", "redelivered"
+          └── broken, hostile, or of another feed: what was written is removed     "refused", an entry too
 
 Up to the entry nothing is seen by readers; a load that dies leaves files that no entry names, and may be
 repeated. A refusal stops neither the other files nor a later load of the same bytes.

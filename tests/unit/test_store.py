@@ -1,0 +1,331 @@
+"""The store: the same behaviour over a directory and over S3."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+from uuid import uuid4
+
+import pytest
+from botocore.exceptions import ClientError, ConnectionClosedError
+from hypothesis import given
+from hypothesis import strategies as st
+
+import loaders.store
+from loaders.settings import S3Settings
+from loaders.store import LocalStore, S3Store, Store, StoreError, open_store
+
+OpenS3 = Callable[..., S3Store]
+
+
+@pytest.fixture
+def open_s3(request: pytest.FixtureRequest) -> OpenS3:
+    """`open_s3(endpoint)`: a store under a prefix of its own, through a proxy if its endpoint is given."""
+    server = request.getfixturevalue("s3_server")
+    prefix = f"{server.bucket}/tests/{uuid4().hex}"
+
+    def opened(endpoint: str | None = None) -> S3Store:
+        access = S3Settings(server.access_key, server.secret_key, endpoint=endpoint or server.endpoint)
+        store = open_store(f"s3://{prefix}", access)
+        assert isinstance(store, S3Store)
+        return store
+
+    return opened
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.services)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "local":
+        return open_store(str(tmp_path / "store"))
+    opened: OpenS3 = request.getfixturevalue("open_s3")
+    return opened()
+
+
+def test_an_object_is_put_once(store: Store) -> None:
+    assert store.put_if_absent("a/b.json", b"first")
+    assert not store.put_if_absent("a/b.json", b"second")
+    assert store.get("a/b.json") == b"first"
+
+
+def test_of_several_writers_one_wins(store: Store) -> None:
+    for turn in range(10):
+        with ThreadPoolExecutor(8) as pool:
+            won = list(
+                pool.map(lambda n, turn=turn: store.put_if_absent(f"race/{turn}", b"%d" % n), range(8))
+            )
+        assert sum(won) == 1
+        assert store.get(f"race/{turn}") == b"%d" % won.index(True)
+
+
+def test_what_is_missing_is_missing(store: Store) -> None:
+    assert not store.exists("a")
+    assert list(store.list("")) == []
+    with pytest.raises(KeyError):
+        store.get("a")
+    store.delete("a")
+
+
+def test_an_object_is_written_read_and_deleted(store: Store, tmp_path: Path) -> None:
+    with store.open_write("x/data") as sink:
+        sink.write(b"one ")
+        sink.write(b"two")
+        assert not store.exists("x/data")
+    assert store.get("x/data") == b"one two"
+    file = tmp_path / "file"
+    file.write_bytes(b"three")
+    store.put_file("x/data", file)
+    assert store.get("x/data") == b"three"
+    assert store.exists("x/data")
+    store.delete("x/data")
+    assert not store.exists("x/data")
+
+
+def test_a_large_object_is_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders.store, "PART_BYTES", 5 << 20)
+    data = os.urandom(1 << 20) * 11 + b"end"
+    with store.open_write("large") as sink:
+        for start in range(0, len(data), 3_000_000):
+            sink.write(data[start : start + 3_000_000])
+    assert store.get("large") == data
+
+
+def test_a_failed_write_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders.store, "PART_BYTES", 5 << 20)
+    with pytest.raises(RuntimeError), store.open_write("x/half") as sink:
+        sink.write(bytes(6 << 20))
+        raise RuntimeError("the reader failed")
+    assert list(store.list("")) == []
+    assert not store.exists("x/half")
+
+
+def test_keys_are_listed_in_the_order_of_their_bytes(store: Store) -> None:
+    keys = ["a.json", "a/1.json", "a/2/x.json", "a/2.json", "a0.json", "b/1.json", "ä/1.json"]
+    for key in keys:
+        store.put_if_absent(key, b"")
+    expected = sorted(keys, key=str.encode)
+    assert list(store.list("")) == expected
+    assert list(store.list("a/")) == ["a/1.json", "a/2.json", "a/2/x.json"]
+    assert list(store.list("a/2")) == ["a/2.json", "a/2/x.json"]
+    assert list(store.list("nothing/")) == []
+    for after in [*keys, "a", "a/", "a/2", "zz"]:
+        assert list(store.list("", start_after=after)) == [k for k in expected if k.encode() > after.encode()]
+
+
+@given(
+    st.sets(st.lists(st.sampled_from(["a", "a-", "b", "a.b", "é"]), min_size=1, max_size=3).map(tuple)),
+    st.data(),
+)
+def test_a_directory_lists_as_s3_does(
+    tmp_path_factory: Any, paths: set[tuple[str, ...]], data: st.DataObject
+) -> None:
+    store = open_store(str(tmp_path_factory.mktemp("listing")))
+    keys = sorted("/".join(path) + "=" for path in paths)
+    for key in keys:
+        store.put_if_absent(key, b"")
+    prefix = data.draw(st.sampled_from(["", "a", "a/", "a/a", "b"]))
+    after = data.draw(st.sampled_from([*keys, "a/", "a/a", "b"]))
+    assert list(store.list(prefix, after)) == [key for key in keys if key.startswith(prefix) and key > after]
+
+
+@pytest.mark.parametrize("key", ["../x", "/etc/x", "a//b", "a/../../x", "", ".tmp/x", "a\0b", "a\\b", "a/"])
+def test_a_key_cannot_leave_the_store(store: Store, key: str) -> None:
+    with pytest.raises(ValueError, match="is not a key"):
+        store.put_if_absent(key, b"")
+    with pytest.raises(ValueError, match="is not a key"):
+        store.uri(key)
+
+
+def test_uris_are_what_duckdb_reads(tmp_path: Path) -> None:
+    assert open_store(str(tmp_path)).uri("a/b") == str(tmp_path / "a/b")
+    assert open_store("s3://bucket/some/prefix").uri("a/b") == "s3://bucket/some/prefix/a/b"
+    assert open_store("s3://bucket").uri("a/b") == "s3://bucket/a/b"
+
+
+def test_a_full_disk_fails_cleanly(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+
+    class Full(LocalStore):
+        def _temporary(self) -> Any:
+            return FullDisk()
+
+    class FullDisk:
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def open(self, _: str) -> Any:
+            return Path("/dev/full").open("wb")
+
+    with pytest.raises(StoreError, match=r"cannot write or read a/b: No space left"):
+        Full(tmp_path).put_if_absent("a/b", b"x")
+    with pytest.raises(StoreError, match=r"a/b: No space left"), Full(tmp_path).open_write("a/b") as sink:
+        sink.write(b"x")
+    assert not (tmp_path / "a").exists()
+
+
+class FakeClient:
+    """Answers puts as told: "lost" takes effect and answers nothing, a number is an HTTP status."""
+
+    def __init__(self, *answers: str | int) -> None:
+        self.answers = list(answers)
+        self.objects: dict[str, bytes] = {}
+
+    def put_object(self, *, Bucket: str, Key: str, Body: bytes, IfNoneMatch: str) -> None:
+        assert IfNoneMatch == "*"
+        answer = self.answers.pop(0) if self.answers else "ok"
+        if isinstance(answer, int):
+            raise self.error(answer)
+        if Key in self.objects:
+            raise self.error(412)
+        self.objects[Key] = Body
+        if answer == "lost":
+            raise ConnectionClosedError(endpoint_url="http://s3")
+
+    def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:
+        class Body:
+            read = staticmethod(lambda: self.objects[Key])
+
+        return {"Body": Body}
+
+    @staticmethod
+    def error(status: int) -> ClientError:
+        answer: Any = {"Error": {"Code": str(status)}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        return ClientError(answer, "PutObject")
+
+
+def faked(monkeypatch: pytest.MonkeyPatch, *answers: str | int) -> tuple[S3Store, FakeClient]:
+    monkeypatch.setattr(loaders.store.time, "sleep", lambda _: None)
+    store = S3Store("bucket", "", S3Settings("a", "b"))
+    client = FakeClient(*answers)
+    store._client = client
+    return store, client
+
+
+def test_a_lost_answer_is_still_a_put(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, client = faked(monkeypatch, 500, "lost")
+    assert store.put_if_absent("k", b"mine")
+    assert client.objects == {"k": b"mine"}
+
+
+def test_a_conflict_that_another_won_is_no_put(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, client = faked(monkeypatch, 409)
+    client.objects["k"] = b"theirs"
+    assert not store.put_if_absent("k", b"mine")
+
+
+def test_the_same_bytes_of_another_are_no_put(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, client = faked(monkeypatch)
+    client.objects["k"] = b"mine"
+    assert not store.put_if_absent("k", b"mine")
+
+
+def test_retries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, client = faked(monkeypatch, *[503] * 20)
+    with pytest.raises(StoreError, match="s3://bucket/k"):
+        store.put_if_absent("k", b"mine")
+    assert len(client.answers) == 20 - loaders.store.ATTEMPTS
+
+
+def test_what_cannot_be_helped_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, client = faked(monkeypatch, 403, 403)
+    with pytest.raises(StoreError):
+        store.put_if_absent("k", b"mine")
+    assert client.answers == [403]
+
+
+class LossyProxy:
+    """Forwards to a server and, when armed, drops the answers to the next requests of a method."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.upstream = (urlparse(endpoint).hostname, urlparse(endpoint).port)
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self.server.getsockname()[1]}"
+        self.to_drop = 0
+        self.method = b"PUT"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.server.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        upstream = socket.create_connection(self.upstream)
+        method = [b""]
+
+        def forward() -> None:
+            while data := _received(client):
+                if data.split(b" ", 1)[0] in (b"PUT", b"POST", b"GET", b"HEAD", b"DELETE"):
+                    method[0] = data.split(b" ", 1)[0]
+                upstream.sendall(data)
+            upstream.close()
+
+        threading.Thread(target=forward, daemon=True).start()
+        while data := _received(upstream):
+            if self.to_drop and method[0] == self.method and b" 100 " not in data[:20]:
+                self.to_drop -= 1
+                break
+            client.sendall(data)
+        for end in (client, upstream):
+            end.close()
+
+
+def _received(end: socket.socket) -> bytes:
+    try:
+        return end.recv(1 << 16)
+    except OSError:
+        return b""
+
+
+@pytest.fixture
+def proxy(request: pytest.FixtureRequest) -> Iterator[LossyProxy]:
+    proxy = LossyProxy(request.getfixturevalue("s3_server").endpoint)
+    yield proxy
+    proxy.server.close()
+
+
+@pytest.mark.services
+def test_answers_lost_on_the_wire_change_nothing(open_s3: OpenS3, proxy: LossyProxy) -> None:
+    store = open_s3(proxy.endpoint)
+    proxy.to_drop = 2
+    assert store.put_if_absent("k", b"mine")
+    assert proxy.to_drop == 0
+    assert store.get("k") == b"mine"
+    proxy.to_drop = 1
+    assert not store.put_if_absent("k", b"theirs")
+    assert store.get("k") == b"mine"
+
+
+@pytest.mark.services
+def test_an_upload_whose_last_answer_is_lost_is_complete(
+    open_s3: OpenS3, proxy: LossyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaders.store, "PART_BYTES", 5 << 20)
+    store = open_s3(proxy.endpoint)
+    with store.open_write("large") as sink:
+        sink.write(b"x" * (6 << 20))
+        proxy.method, proxy.to_drop = b"POST", 1
+    assert proxy.to_drop == 0
+    assert store.size("large") == 6 << 20
+
+
+@pytest.mark.services
+def test_a_wrong_secret_is_an_error_without_it(request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue("s3_server")
+    store = open_store(
+        f"s3://{server.bucket}/x", S3Settings(server.access_key, "canary", endpoint=server.endpoint)
+    )
+    with pytest.raises(StoreError) as caught:
+        store.get("a")
+    assert "canary" not in str(caught.value)
