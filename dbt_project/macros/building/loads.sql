@@ -1,0 +1,116 @@
+{#-
+    What a build reads. The writer that opens the lake (market_data/lake_plugin.py) enters each new entry of the
+    raw zone's ledger in lake.observability.loads under the next load_seq, and closes the build's window there:
+    raw.main.build_window holds its last load_seq. Each incremental model keeps its own mark, the last load_seq
+    that it has processed, in lake.observability.progress, written in the transaction that writes its rows. So a
+    model reads the loads in (its mark, end of the window], whatever was killed, skipped or selected before.
+-#}
+
+{#- One value of the database while models run; `fallback` while dbt parses. -#}
+{% macro ask(query, fallback=none) -%}
+    {%- if execute -%}
+        {%- set answer = run_query(query) -%}
+        {{- return(answer.columns[0].values()[0] if answer.rows else fallback) -}}
+    {%- endif -%}
+    {{- return(fallback) -}}
+{%- endmacro %}
+
+{#- The last load_seq of this build. -#}
+{% macro window_end() -%}
+    {{- return(ask("select last_load_seq from raw.main.build_window", 0)) -}}
+{%- endmacro %}
+
+{#- The last load_seq that a model has processed; 0 where it starts from nothing. -#}
+{% macro mark_of(model_name) -%}
+    {%- if flags.FULL_REFRESH -%}{{- return(0) -}}{%- endif -%}
+    {{- return(ask(
+        "select coalesce(max(load_seq), 0) from lake.observability.progress where model = '" ~ model_name ~ "'", 0
+    )) -}}
+{%- endmacro %}
+
+{#- This model's own mark, as a literal. (A macro of its own so that unit tests can override it.) -#}
+{% macro mark() -%}
+    {{- return(mark_of(this.identifier) if is_incremental() else 0) -}}
+{%- endmacro %}
+
+{#- Written with a model's rows, in their transaction: it has processed everything up to the window's end. -#}
+{% macro note_progress() -%}
+    insert into lake.observability.progress (model, load_seq, invocation_id)
+    select '{{ this.identifier }}', last_load_seq, '{{ invocation_id }}'
+    from raw.main.build_window
+    where last_load_seq > (
+        select coalesce(max(load_seq), 0) from lake.observability.progress where model = '{{ this.identifier }}'
+    )
+{%- endmacro %}
+
+{#-
+    Points raw.main.<feed> at the files of the loads that a staging model must read: those that some incremental
+    model downstream has not processed. An entry that delivers bytes which are there already points to the files of
+    another load, so load_id and source_time always come from the entry.
+-#}
+{% macro open_raw() -%}
+    {%- if not execute -%}{{- return("select 1") -}}{%- endif -%}
+    {%- set feed = model.config.meta.feed -%}
+    {%- set raw_zone = ask("select raw_zone from raw.main.build_window") -%}
+    {%- set marks = [window_end()] -%}
+    {%- for node in graph.nodes.values()
+        if model.unique_id in node.depends_on.nodes and node.config.materialized == 'incremental' -%}
+        {%- do marks.append(mark_of(node.name)) -%}
+    {%- endfor -%}
+    {%- set files = run_query(
+        "select distinct unnest(files) as file from lake.observability.loads where feed = '" ~ feed ~ "' and outcome = 'loaded'"
+        ~ " and load_seq > " ~ (marks | min) ~ " and load_seq <= " ~ window_end() ~ " order by file"
+    ).columns[0].values() -%}
+    create or replace view raw.main.{{ adapter.quote(feed) }} as
+    {% if files -%}
+    with stored as (
+        select * from raw.main.{{ adapter.quote(feed ~ '__nothing') }}
+        union all by name
+        select * from read_parquet(
+            [{% for file in files %}'{{ adapter.escape_sql_string(raw_zone ~ file) }}'{{ ", " if not loop.last }}{% endfor %}],
+            filename = '__file', union_by_name = true, hive_partitioning = false
+        )
+    )
+    select
+        stored.* exclude (__file, load_id, source_time),
+        loads.load_seq,
+        loads.load_id,
+        coalesce(loads.source_time, stored.source_time) as source_time
+    from stored
+    inner join (
+        select load_seq, load_id, source_time, '{{ adapter.escape_sql_string(raw_zone) }}' || unnest(files) as file
+        from lake.observability.loads
+        where feed = '{{ feed }}' and load_seq > {{ marks | min }} and load_seq <= {{ window_end() }} and outcome = 'loaded'
+    ) as loads on stored.__file = loads.file
+    {%- else -%}
+    select * exclude (__file), null::bigint as load_seq from raw.main.{{ adapter.quote(feed ~ '__nothing') }}
+    {%- endif -%}
+{%- endmacro %}
+
+{#- Remembers how far a staging table reaches, so that a model selected without its parents says so. -#}
+{% macro note_staged() -%}
+    create table if not exists scratch.staging.staged (model varchar primary key, load_seq bigint);
+    insert or replace into scratch.staging.staged values ('{{ this.identifier }}', {{ window_end() }})
+{%- endmacro %}
+
+{#- A staging model's records that this model has not processed yet. -#}
+{% macro unseen(staging_model) -%}
+    {%- set relation = ref(staging_model) -%}
+    {%- if execute and flags.WHICH in ('run', 'build') and staging_model not in selected_models() -%}
+        {%- set staged = ask(
+            "select load_seq from scratch.staging.staged where model = '" ~ staging_model ~ "'", 0
+        ) if adapter.get_relation('scratch', 'staging', 'staged') else 0 -%}
+        {%- if staged < window_end() and mark() < window_end() -%}
+            {%- do exceptions.raise_compiler_error(
+                model.name ~ " needs loads that " ~ staging_model ~ " has not read; select its parents too: dbt build --select +" ~ model.name
+            ) -%}
+        {%- endif -%}
+    {%- endif -%}
+    (select * from {{ relation }} where load_seq > {{ mark() }})
+{%- endmacro %}
+
+{% macro selected_models() -%}
+    {%- set names = [] -%}
+    {%- for unique_id in selected_resources -%}{%- do names.append(unique_id.split('.')[-1]) -%}{%- endfor -%}
+    {{- return(names) -}}
+{%- endmacro %}

@@ -1,0 +1,252 @@
+{#-
+    Bars, one set of rules for every length. A bar's key is (listing_id, `period`): the period is the minute's start or
+    the session. Work is chosen by what the build changed, so each model begins from the periods it touched.
+-#}
+
+{#- The event dates, as literals, in which this model's inputs changed since its mark: the partitions to read. -#}
+{% macro changed_dates(models) -%}
+    {%- set dates = [] -%}
+    {%- if execute -%}
+        {%- for name in models -%}
+            {%- for value in run_query(
+                "select distinct unnest([session_date, event_date])::varchar as changed from " ~ ref(name) ~ " where build_seq > " ~ mark()
+            ).columns[0].values() if value -%}
+                {%- do dates.append("date '" ~ value ~ "'") -%}
+            {%- endfor -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{- return(dates | unique | sort | join(', ') or "date '0001-01-01'") -}}
+{%- endmacro %}
+
+{#- The bars to make anew: those of changed trades and changed vendor bars, and the vendor's of every session with a
+    changed trade, because a known trade takes the place of all of them. `of_trade`, `of_bar`: the period of each. -#}
+{% macro touched_bars(of_trade, of_bar, bar_interval) -%}
+    {%- set trades = ref('int_trades__versioned') -%}
+    {%- set bars = ref('int_bars__versioned') -%}
+    select listing_id, {{ of_trade }} as period, session_date from {{ trades }} as trades where build_seq > {{ mark() }}
+    union
+    select listing_id, {{ of_bar }} as period, session_date
+    from {{ bars }} as bars
+    where bar_interval = '{{ bar_interval }}' and build_seq > {{ mark() }}
+    union
+    select listing_id, {{ of_bar }} as period, session_date
+    from {{ bars }} as bars
+    semi join (
+        select distinct listing_id, session_date from {{ trades }} where build_seq > {{ mark() }}
+    ) as changed_sessions using (listing_id, session_date)
+    where bar_interval = '{{ bar_interval }}'
+{%- endmacro %}
+
+{#- Before the insert, in its transaction: the touched bars of the table are forgotten, and made anew by the model. -#}
+{% macro forget_touched_bars(of_trade, of_bar, bar_interval, period) -%}
+    {%- if is_incremental() -%}
+    delete from {{ this }}
+    where (listing_id, {{ period }}) in (
+        select (listing_id, period) from ({{ touched_bars(of_trade, of_bar, bar_interval) }})
+    )
+    {%- else -%}
+    select 1
+    {%- endif -%}
+{%- endmacro %}
+
+{#-
+    The versions of the touched bars: `versions_on_grid`, made of trades, and of the vendor's bars for sessions of which
+    no trade is known. `bar_end`: an expression for the period's end; `eligible`: which trades belong to such a bar.
+-#}
+{% macro bar_versions(of_trade, of_bar, bar_interval, bar_end, eligible) %}
+{%- set dates = changed_dates(['int_trades__versioned', 'int_bars__versioned']) -%}
+{%- set order = "struct_pack(a := event_time, b := coalesce(sequence, -1), c := coalesce(try_cast(trade_id as hugeint), -1), d := trade_id)" %}
+
+touched as (
+    {{ touched_bars(of_trade, of_bar, bar_interval) }}
+),
+
+sessions as (
+    select * from {{ ref('sessions') }}
+),
+
+feeds as (
+    select * from {{ ref('feeds') }}
+),
+
+-- What a trade's sale conditions forbid. Those that mark extended hours forbid nothing outside the session.
+conditions as (
+    select
+        feed,
+        coalesce(list(code) filter (not updates_open_close), []) as no_open_close,
+        coalesce(list(code) filter (not updates_open_close and not marks_extended_hours), []) as no_open_close_outside,
+        coalesce(list(code) filter (not updates_high_low), []) as no_high_low,
+        coalesce(list(code) filter (not updates_high_low and not marks_extended_hours), []) as no_high_low_outside,
+        coalesce(list(code) filter (not updates_volume), []) as no_volume
+    from {{ ref('trade_conditions') }}
+    group by feed
+),
+
+trades as (
+    select
+        trades.listing_id,
+        touched.period,
+        trades.venue,
+        trades.symbol,
+        trades.session_date,
+        event_time,
+        sequence,
+        trade_id,
+        price,
+        size,
+        trades.known_from,
+        trades.known_to,
+        sessions.open_at,
+        sessions.close_at,
+        feeds.calendar,
+        feeds.knowledge_lag::interval as knowledge_lag,
+        coalesce(event_time >= sessions.open_at and event_time < sessions.close_at, feeds.calendar = 'utc') as is_in_session,
+        coalesce(list_contains(trades.conditions, '8'), false) and event_time >= sessions.close_at as is_closing_print,
+        not list_has_any(
+            coalesce(trades.conditions, []),
+            coalesce(case when is_in_session then no_open_close else no_open_close_outside end, [])
+        ) as sets_open_close,
+        not list_has_any(
+            coalesce(trades.conditions, []),
+            coalesce(case when is_in_session then no_high_low else no_high_low_outside end, [])
+        ) as sets_high_low,
+        not list_has_any(coalesce(trades.conditions, []), coalesce(no_volume, [])) as sets_volume
+    from {{ ref('int_trades__versioned') }} as trades
+    inner join touched on trades.listing_id = touched.listing_id and {{ of_trade }} = touched.period
+    inner join feeds on trades.feed = feeds.feed
+    left join conditions on trades.feed = conditions.feed
+    left join sessions on feeds.calendar = sessions.calendar and trades.session_date = sessions.session_date
+    where not is_duplicate
+        and not is_deletion
+        and not is_cancelled
+        and price > 0
+        and size > 0
+        and event_date in (select unnest([{{ dates }}]))
+),
+
+eligible as (
+    select *, {{ bar_end }} as bar_end from trades where {{ eligible }}
+),
+
+first_cells as (
+    select
+        *,
+        {{ cell_end('greatest(bar_end + knowledge_lag, min(known_from) over (partition by listing_id, period))') }} as first_cell
+    from eligible
+),
+
+cells as (
+    select distinct listing_id, period, unnest(list_filter([
+        greatest(first_cell, {{ cell_end('known_from') }}),
+        greatest(first_cell, {{ cell_end('known_to') }})
+    ], lambda cell: cell is not null)) as known_from
+    from first_cells
+),
+
+trade_bars as (
+    select
+        cells.listing_id,
+        cells.period,
+        cells.known_from,
+        arg_min(price, {{ order }}) filter (sets_open_close) as open,
+        max(price) filter (sets_high_low) as high,
+        min(price) filter (sets_high_low) as low,
+        arg_max(price, {{ order }}) filter (sets_open_close) as close,
+        coalesce(sum(size) filter (sets_volume), 0) as volume,
+        sum(price * size) filter (sets_volume) / sum(size) filter (sets_volume) as vwap,
+        coalesce(sum(price * size) filter (sets_volume), 0) as dollar_volume,
+        count(*) filter (sets_volume) as trade_count,
+        min(event_time) filter (sets_open_close) as first_trade_at,
+        max(event_time) filter (sets_open_close) as last_trade_at,
+        'trades' as bar_source,
+        coalesce(bool_or(sets_open_close), false) as is_there
+    from cells
+    left join eligible
+        on cells.listing_id = eligible.listing_id
+        and cells.period = eligible.period
+        and eligible.known_from <= cells.known_from
+        and (eligible.known_to is null or eligible.known_to > cells.known_from)
+    group by cells.listing_id, cells.period, cells.known_from
+),
+
+-- Since when a trade of the session has been known, which ends the use of the vendor's bars.
+traded_sessions as (
+    select listing_id, session_date, {{ cell_end('min(known_from)') }} as traded_from
+    from {{ ref('int_trades__versioned') }}
+    where not is_duplicate
+        and not is_deletion
+        and (listing_id, session_date) in (
+            select (listing_id, session_date)
+            from touched
+            semi join (select distinct listing_id, session_date from {{ ref('int_bars__versioned') }}) using (listing_id, session_date)
+        )
+    group by listing_id, session_date
+),
+
+vendor_versions as (
+    select
+        bars.*,
+        touched.period,
+        {{ cell_end('bars.known_from') }} as shown_from,
+        least({{ cell_end('bars.known_to') }}, traded_from) as shown_to
+    from {{ ref('int_bars__versioned') }} as bars
+    inner join touched on bars.listing_id = touched.listing_id and {{ of_bar }} = touched.period
+    left join traded_sessions on bars.listing_id = traded_sessions.listing_id and bars.session_date = traded_sessions.session_date
+    where bar_interval = '{{ bar_interval }}' and not is_duplicate and not is_deletion
+),
+
+vendor_bars as (
+    select
+        listing_id,
+        period,
+        shown_from as known_from,
+        open,
+        high,
+        low,
+        close,
+        volume,
+        null::double as vwap,
+        close * volume as dollar_volume,
+        trade_count,
+        null::timestamp_ns as first_trade_at,
+        null::timestamp_ns as last_trade_at,
+        'vendor' as bar_source,
+        true as is_there
+    from vendor_versions
+    where shown_to is null or shown_to > shown_from
+    union all by name
+    select listing_id, period, shown_to as known_from, 'vendor' as bar_source, false as is_there
+    from vendor_versions
+    where shown_to > shown_from
+),
+
+-- Where a version ends as another begins, the one that is there stands; trades before the vendor.
+states as (
+    select *
+    from (
+        select * from trade_bars
+        union all by name
+        select * from vendor_bars
+    )
+    qualify row_number() over (
+        partition by listing_id, period, known_from order by bar_source = 'trades' desc, is_there desc, known_from
+    ) = 1
+),
+
+{{ on_grid(
+    'states',
+    key=['listing_id', 'period'],
+    numbers=['open', 'high', 'low', 'close', 'volume', 'vwap', 'dollar_volume'],
+    others=['trade_count', 'first_trade_at', 'last_trade_at', 'bar_source']
+) }},
+
+-- Before an instrument master knows better, the instrument is the listing's own.
+named as (
+    select
+        versions_on_grid.*,
+        versions_on_grid.listing_id as instrument_id,
+        split_part(versions_on_grid.listing_id, ':', 1) as venue,
+        versions_on_grid.listing_id[length(split_part(versions_on_grid.listing_id, ':', 1)) + 2:] as symbol
+    from versions_on_grid
+)
+{%- endmacro %}

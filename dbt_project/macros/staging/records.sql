@@ -1,0 +1,94 @@
+{#-
+    What every staging model says of a record, whatever the feed:
+
+    - kind: what the venue or vendor calls it (trade, bookTicker, subscriptions, …);
+    - reject_reason, reject_detail: why it cannot be used (docs/quarantine.md), null where it can;
+    - disposition: modelled, control, unread (kinds that the registry lists as not yet modelled) or quarantined.
+-#}
+
+{#- The envelope of the raw zone, as every staging model carries it. -#}
+{% macro envelope() -%}
+    load_seq, load_id, feed, schema_version, source, source_partition, source_position, source_time, instrument
+{%- endmacro %}
+
+{#- A value of the envelope's headers, as text: the attributes of a file, such as series_id. -#}
+{% macro header(name) -%}
+    try(decode(list_filter(headers, lambda h: h."key" = '{{ name }}')[1]."value"))
+{%- endmacro %}
+
+{#-
+    Two steps that judge a relation of parsed records. It must have `kind`, `payload` and (where the feed sends JSON)
+    `text`; `rules` are the feed's own checks: branches of a CASE that give 'reason: detail', written by the refuse_
+    macros below. The first that applies is the record's reason.
+-#}
+{% macro judged(records, feed, modelled_kinds, rules, json=true) -%}
+verdicts as (
+    select
+        *,
+        case
+            {% if json -%}
+            when payload is not null and text is null then 'not_utf8: the payload is not UTF-8 text'
+            when kind is null and not json_valid(text) then 'malformed_json: the payload is not a JSON document'
+            {% else -%}
+            when payload is not null then 'malformed_row: the row has another number of fields than the header, or is not UTF-8'
+            {% endif -%}
+            when kind is null then 'unknown_kind: the record does not say what it is'
+            when {% if modelled_kinds %}kind not in ({{ quoted_list(modelled_kinds) }}) and {% endif %}not {{ is_listed(feed, 'control_kinds') }}
+                and not {{ is_listed(feed, 'unread_kinds') }} and kind != 'tombstone'
+                then 'unknown_kind: ' || kind
+            {{ rules | map('trim') | join('\n            ') }}
+        end as verdict
+    from {{ records }}
+),
+
+judged as (
+    select
+        * exclude (verdict),
+        split_part(verdict, ': ', 1) as reject_reason,
+        verdict[length(split_part(verdict, ': ', 1)) + 3:] as reject_detail,
+        case
+            when verdict is not null then 'quarantined'
+            when {{ is_listed(feed, 'control_kinds') }} or kind = 'tombstone' then 'control'
+            when {{ is_listed(feed, 'unread_kinds') }} then 'unread'
+            else 'modelled'
+        end as disposition
+    from verdicts
+)
+{%- endmacro %}
+
+{% macro quoted_list(values) -%}
+    {% for value in values %}'{{ value }}'{{ ", " if not loop.last }}{% endfor %}
+{%- endmacro %}
+
+{#- Whether the registry lists a record's kind in one of its columns. -#}
+{% macro is_listed(feed, column) -%}
+    coalesce(list_contains(string_split((select {{ column }} from {{ ref('feeds') }} where feed = '{{ feed }}'), ' '), kind), false)
+{%- endmacro %}
+
+{% macro refuse_missing(kinds, columns) -%}
+    {% for column in columns %}
+            when kind in ({{ kinds }}) and {{ column }} is null then 'missing_field: {{ column | replace("_text", "") }}'
+    {%- endfor %}
+{%- endmacro %}
+
+{#- For each column x, a value that x_text gives and that does not read as a finite number, date or time. -#}
+{% macro refuse_unreadable(kinds, columns) -%}
+    {% for column in columns %}
+            when kind in ({{ kinds }}) and {{ column }}_text is not null and {{ column }}_text != ''
+                and ({{ column }} is null or {{ column }}::varchar in ('nan', 'inf', '-inf'))
+                then 'invalid_value: {{ column }} is ' || {{ column }}_text
+    {%- endfor %}
+{%- endmacro %}
+
+{% macro refuse_impossible_values(kinds, condition, detail) -%}
+            when kind in ({{ kinds }}) and ({{ condition }}) then 'impossible_value: {{ detail }} is ' || concat_ws(', ', {{ detail }})
+{%- endmacro %}
+
+{#- Times that cannot be: before 1970, beyond what nanoseconds hold, or more than a day after the record arrived. -#}
+{% macro refuse_impossible_time(kinds, arrived) -%}
+            when kind in ({{ kinds }}) and event_time is null and try_cast(event_time_text as timestamp) is null
+                then 'invalid_value: time is ' || event_time_text
+            when kind in ({{ kinds }}) and event_time is null then 'impossible_time: ' || event_time_text
+            when kind in ({{ kinds }}) and (event_time < timestamp_ns '1970-01-02 00:00:00' or event_time > {{ arrived }} + interval '1 day')
+                then 'impossible_time: ' || event_time::varchar
+{%- endmacro %}

@@ -1,0 +1,49 @@
+{{ config(
+    unique_key=['load_seq', 'source_position', 'slot'],
+    partitioned_by=['event_date'],
+    sorted_by=['listing_id', 'bar_start']
+) }}
+
+with day_bars as (
+    select *, {{ next_day_known_from('massive_day_aggs', 'session_date') }} as rule_known_from
+    from {{ unseen('stg_massive_day_aggs') }}
+    where disposition = 'modelled'
+),
+
+minute_bars as (
+    select *, {{ next_day_known_from('massive_minute_aggs', 'session_date') }} as rule_known_from
+    from {{ unseen('stg_massive_minute_aggs') }}
+    where disposition = 'modelled'
+),
+
+new_records as (
+    select
+        records.* exclude (source_time),
+        venue || ':' || symbol as listing_id,
+        venue,
+        null::double as vwap,
+        'assumed' as knowledge_basis,
+        bar_start::date as event_date,
+        -- Day and minute files of one session are deliveries of different things.
+        concat_ws('/', bar_interval, session_date) as scope,
+        concat_ws('/', bar_interval, load_session) as load_scope,
+        source_time as delivered_at,
+        '' as slot
+    from (
+        select * from day_bars
+        union all
+        select * from minute_bars
+    ) as records
+    inner join {{ ref('feeds') }} as feeds using (feed)
+),
+
+{{ versions(
+    'new_records',
+    key=['listing_id', 'bar_interval', 'bar_start'],
+    content=['open', 'high', 'low', 'close', 'volume', 'vwap', 'trade_count'],
+    sequence='bar_start'
+) }}
+
+select
+    {{ column_list() }}
+from changed

@@ -1,0 +1,52 @@
+{{ config(unique_key=['load_seq', 'source_position', 'slot']) }}
+
+with memberships as (
+    select * from {{ unseen('stg_index_membership') }} where disposition = 'modelled'
+),
+
+-- One line says two things, known at different times: that a membership begins, and (sooner or later) that it ends.
+begins as (
+    select
+        * replace (null::date as valid_to),
+        '' as slot,
+        false as self_dated,
+        {{ on_date_known_from('valid_from') }} as rule_known_from
+    from memberships
+),
+
+ends as (
+    select
+        *,
+        'end' as slot,
+        valid_to is not null as self_dated,
+        {{ on_date_known_from('coalesce(valid_to, valid_from)') }} as rule_known_from
+    from memberships
+),
+
+new_records as (
+    select
+        records.* exclude (source_time),
+        venue || ':' || symbol as listing_id,
+        'assumed' as knowledge_basis,
+        source_time as delivered_at,
+        index_name as scope,
+        index_name as load_scope
+    from (
+        select * from begins
+        union all by name
+        select * from ends
+    ) as records
+    inner join {{ ref('feeds') }} as feeds using (feed)
+),
+
+{{ versions(
+    'new_records',
+    key=['index_name', 'listing_id', 'valid_from'],
+    content=['valid_to'],
+    sequence='slot',
+    slotted=true
+) }}
+
+select
+    {{ column_list() }}
+from changed

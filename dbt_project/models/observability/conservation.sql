@@ -1,0 +1,82 @@
+{{ config(
+    materialized='incremental',
+    incremental_strategy='delete+insert',
+    unique_key='load_id',
+    on_schema_change='append_new_columns',
+    post_hook="{{ note_progress() }}"
+) }}
+
+{%- set tables = ['trades', 'quotes', 'bars', 'corporate_actions', 'universe_membership', 'macro_observations'] %}
+
+with loads as (
+    select * from {{ source('lake', 'loads') }} where outcome = 'loaded'
+),
+
+-- A late record can turn an earlier load's duplicate into a revision: then both loads are counted anew.
+touched as (
+    select load_seq from loads where load_seq > {{ mark() }}
+    {% for table in tables -%}
+    union
+    select load_seq from {{ ref('int_' ~ table ~ '__versioned') }} where build_seq > {{ mark() }}
+    {% endfor %}
+),
+
+-- A record counts once however many rows it makes, as canonical if any of them is.
+modelled as (
+    {% for table in tables -%}
+    select load_seq, source_position, bool_or(not is_duplicate) as is_canonical
+    from {{ ref('int_' ~ table ~ '__versioned') }}
+    semi join touched using (load_seq)
+    where not is_deletion
+    group by load_seq, source_position
+    {{ "union all" if not loop.last }}
+    {% endfor %}
+),
+
+modelled_counts as (
+    select
+        load_seq,
+        count(*) filter (is_canonical) as canonical_records,
+        count(*) filter (not is_canonical) as duplicates
+    from modelled
+    group by load_seq
+),
+
+quarantined_counts as (
+    select load_id, count(*) as quarantined from {{ ref('quarantine') }} group by load_id
+),
+
+kind_counts as (
+    select
+        load_seq,
+        sum(records) filter (disposition = 'control') as control,
+        sum(records) filter (disposition = 'unread') as unread
+    from {{ ref('records_by_kind') }}
+    group by load_seq
+),
+
+reconciled as (
+    select
+        loads.load_id,
+        loads.feed,
+        loads.records as raw_records,
+        coalesce(canonical_records, 0) as canonical_records,
+        coalesce(duplicates, 0) as duplicates,
+        coalesce(quarantined, 0) as quarantined,
+        coalesce(control, 0) as control,
+        coalesce(unread, 0) as unread
+    from loads
+    semi join touched using (load_seq)
+    left join modelled_counts using (load_seq)
+    left join quarantined_counts using (load_id)
+    left join kind_counts using (load_seq)
+),
+
+judged as (
+    select *, raw_records = canonical_records + duplicates + quarantined + control + unread as is_conserved
+    from reconciled
+)
+
+select
+    {{ column_list() }}
+from judged

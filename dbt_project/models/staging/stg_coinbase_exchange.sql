@@ -1,0 +1,88 @@
+{{ config(meta={'feed': 'coinbase_exchange'}) }}
+
+{%- set members = {
+    'type': 'type', 'symbol': 'product_id', 'sequence_text': 'sequence', 'event_time_text': 'time', 'trade_id': 'trade_id',
+    'price_text': 'price', 'size_text': 'size', 'maker_side': 'side', 'bid_price_text': 'best_bid', 'ask_price_text': 'best_ask',
+    'bid_size_text': 'best_bid_size', 'ask_size_text': 'best_ask_size'
+} %}
+
+with source as (
+    select * from {{ source('raw', 'coinbase_exchange') }}
+),
+
+decoded as (
+    select {{ envelope() }}, payload, {{ header('direction') }} as direction, {{ utf8_text('payload') }} as text from source
+),
+
+parsed as (
+    select *, {{ json_fields('text', members) }} as message from decoded
+),
+
+named as (
+    select * exclude (message), {{ json_columns('message', members) }} from parsed
+),
+
+typed as (
+    select
+        {{ envelope() }},
+        payload,
+        text,
+        symbol,
+        case
+            when payload is null then 'tombstone'
+            when octet_length(payload) = 0 then case direction when '<->' then 'connect' else 'blank' end
+            else type
+        end as kind,
+        trade_id,
+        event_time_text,
+        price_text,
+        size_text,
+        sequence_text,
+        bid_price_text,
+        bid_size_text,
+        ask_price_text,
+        ask_size_text,
+        try_cast(sequence_text as bigint) as sequence,
+        try_cast(price_text as double) as price,
+        try_cast(size_text as double) as size,
+        try_cast(bid_price_text as double) as bid_price,
+        try_cast(bid_size_text as double) as bid_size,
+        try_cast(ask_price_text as double) as ask_price,
+        try_cast(ask_size_text as double) as ask_size,
+        -- The side is the maker's: the aggressor took the other one.
+        case maker_side when 'sell' then 'buy' when 'buy' then 'sell' end as side,
+        {{ iso_text_to_time('event_time_text') }} as event_time
+    from named
+),
+
+{{ judged(
+    'typed', 'coinbase_exchange', ['match', 'last_match', 'ticker'], [
+        refuse_missing("'match', 'last_match'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'sequence_text']),
+        refuse_missing("'ticker'", ['symbol', 'sequence_text', 'bid_price_text', 'ask_price_text', 'event_time_text']),
+        refuse_unreadable("'match', 'last_match'", ['price', 'size', 'sequence']),
+        refuse_unreadable("'ticker'", ['sequence', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
+        refuse_impossible_time("'match', 'last_match', 'ticker'", 'source_time'),
+        refuse_impossible_values("'match', 'last_match'", 'price <= 0 or size <= 0', 'price, size')
+    ]
+) }}
+
+select
+    {{ envelope() }},
+    kind,
+    disposition,
+    reject_reason,
+    reject_detail,
+    case when disposition = 'quarantined' then payload end as payload,
+    symbol,
+    event_time,
+    source_time as received_time,
+    trade_id,
+    sequence,
+    price,
+    size,
+    side,
+    bid_price,
+    bid_size,
+    ask_price,
+    ask_size
+from judged

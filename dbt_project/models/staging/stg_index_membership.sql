@@ -1,0 +1,44 @@
+{{ config(meta={'feed': 'index_membership'}) }}
+
+{%- set fields = ['ticker', 'start_date', 'end_date'] %}
+
+with source as (
+    select * from {{ source('raw', 'index_membership') }}
+),
+
+typed as (
+    select
+        {{ envelope() }},
+        payload,
+        {{ csv_payload(fields) }} as row_payload,
+        'membership' as kind,
+        {{ header('index_name') }} as index_name,
+        {{ given('ticker') }} as symbol,
+        {{ given('start_date') }} as valid_from_text,
+        {{ given('end_date') }} as valid_to_text,
+        try_cast({{ given('start_date') }} as date) as valid_from,
+        try_cast({{ given('end_date') }} as date) as valid_to
+    from source
+),
+
+{{ judged(
+    'typed', 'index_membership', ['membership'], [
+        refuse_missing("'membership'", ['index_name', 'symbol', 'valid_from_text']),
+        refuse_unreadable("'membership'", ['valid_from', 'valid_to']),
+        refuse_impossible_values("'membership'", 'valid_to < valid_from', 'valid_from, valid_to')
+    ],
+    json=false
+) }}
+
+select
+    {{ envelope() }},
+    kind,
+    disposition,
+    reject_reason,
+    reject_detail,
+    case when disposition = 'quarantined' then row_payload end as payload,
+    index_name,
+    symbol,
+    valid_from,
+    valid_to
+from judged

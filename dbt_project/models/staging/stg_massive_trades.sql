@@ -1,0 +1,76 @@
+{{ config(meta={'feed': 'massive_trades'}) }}
+
+{%- set fields = [
+    'ticker', 'conditions', 'correction', 'exchange', 'id', 'participant_timestamp', 'price', 'sequence_number',
+    'sip_timestamp', 'size', 'tape', 'trf_id', 'trf_timestamp'
+] %}
+
+with source as (
+    select * from {{ source('raw', 'massive_trades') }}
+),
+
+typed as (
+    select
+        {{ envelope() }},
+        headers,
+        payload,
+        {{ csv_payload(fields) }} as row_payload,
+        'trade' as kind,
+        {{ given('ticker') }} as symbol,
+        {{ given('id') }} as trade_id,
+        {{ given('exchange') }} as exchange_code,
+        {{ given('trf_id') }} as trf_id,
+        string_split({{ given('conditions') }}, ',') as conditions,
+        coalesce({{ given('correction') }}, '0') as correction,
+        {{ given('price') }} as price_text,
+        {{ given('size') }} as size_text,
+        {{ given('sequence_number') }} as sequence_text,
+        coalesce({{ given('participant_timestamp') }}, {{ given('sip_timestamp') }}) as event_time_text,
+        try_cast(price as double) as price,
+        try_cast(size as double) as size,
+        try_cast(sequence_number as bigint) as sequence,
+        {{ epoch_text_to_time('event_time_text') }} as event_time
+    from source
+),
+
+{{ judged(
+    'typed', 'massive_trades', ['trade'], [
+        refuse_missing("'trade'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text']),
+        refuse_unreadable("'trade'", ['price', 'size', 'sequence']),
+        refuse_impossible_time("'trade'", 'source_time'),
+        refuse_impossible_values("'trade'", 'price <= 0 or size <= 0', 'price, size')
+    ],
+    json=false
+) }},
+
+sessions as (
+    {{ load_sessions('judged') }}
+),
+
+dated as (
+    select judged.*, sessions.load_session, {{ new_york_date('event_time') }} as session_date
+    from judged
+    left join sessions using (load_id)
+)
+
+select
+    {{ envelope() }},
+    kind,
+    disposition,
+    reject_reason,
+    reject_detail,
+    case when disposition = 'quarantined' then row_payload end as payload,
+    load_session,
+    session_date,
+    symbol,
+    event_time,
+    trade_id,
+    exchange_code,
+    trf_id,
+    sequence,
+    price,
+    size,
+    conditions,
+    -- CTA and UTP correction codes: 7, 8, 10, 11 and 12 take the trade back; 1 marks its corrected form.
+    correction in ('7', '8', '10', '11', '12') as is_cancelled
+from dated

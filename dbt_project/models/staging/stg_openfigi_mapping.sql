@@ -1,0 +1,57 @@
+{{ config(meta={'feed': 'openfigi_mapping'}) }}
+
+{%- set members = {
+    'figi': 'figi', 'composite_figi': 'compositeFIGI', 'share_class_figi': 'shareClassFIGI', 'symbol': 'ticker', 'exchange_code': 'exchCode',
+    'name': 'name', 'security_type': 'securityType', 'security_type_2': 'securityType2', 'market_sector': 'marketSector',
+    'security_description': 'securityDescription', 'error': 'error', 'warning': 'warning'
+} %}
+
+with source as (
+    select * from {{ source('raw', 'openfigi_mapping') }}
+),
+
+decoded as (
+    select {{ envelope() }}, payload, {{ utf8_text('payload') }} as text from source
+),
+
+named as (
+    select
+        * exclude (message),
+        {{ json_columns('message', members) }}
+    from (select *, {{ json_fields('text', members) }} as message from decoded)
+),
+
+typed as (
+    select
+        *,
+        case
+            when coalesce(error, warning) is not null then 'no_match'
+            when text is not null and json_valid(text) then 'listing'
+        end as kind
+    from named
+),
+
+{{ judged(
+    'typed', 'openfigi_mapping', [], [
+        refuse_missing("'listing'", ['figi'])
+    ]
+) }}
+
+select
+    {{ envelope() }},
+    kind,
+    disposition,
+    reject_reason,
+    reject_detail,
+    case when disposition = 'quarantined' then payload end as payload,
+    figi,
+    composite_figi,
+    share_class_figi,
+    symbol,
+    exchange_code,
+    name,
+    security_type,
+    security_type_2,
+    market_sector,
+    security_description
+from judged

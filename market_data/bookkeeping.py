@@ -1,0 +1,129 @@
+"""What the lake knows of its own making: schema ``observability``, four tables that dbt does not build.
+
+    ledger of the raw zone ── enter_loads ──> loads      one row per ledger entry taken in, numbered by load_seq
+    dbt models              ── note_progress ─> progress  one row per model and window: the last load_seq it processed
+    dbt and mdp             ───────────────────> runs      one row per thing that happened to the head of the lake
+    mdp build, mdp publish  ───────────────────> releases  one row per published version
+"""
+
+from __future__ import annotations
+
+import json
+
+import duckdb
+import msgspec
+import pyarrow as pa
+
+from loaders.ledger import Entry, Ledger
+from loaders.settings import Settings
+from loaders.store import open_store
+
+TABLES = """
+create schema if not exists lake.observability;
+create table if not exists lake.observability.loads (
+    load_seq bigint, load_id varchar, feed varchar, outcome varchar, ledger_key varchar, ledger_cursor varchar,
+    source varchar, source_time timestamp_ns, delivered_at timestamp_ns, records bigint, bytes bigint,
+    files varchar[], attributes varchar, schema_version varchar, drift varchar, error varchar, loaded_at timestamp_ns
+);
+create table if not exists lake.observability.progress (model varchar, load_seq bigint, invocation_id varchar);
+create table if not exists lake.observability.runs (
+    invocation_id varchar, event varchar, command varchar, happened_at timestamp
+);
+create table if not exists lake.observability.releases (
+    version bigint, published_at timestamp, last_load_seq bigint, code_fingerprint varchar, invocation_id varchar
+);
+"""
+
+# Tables of the head that a restore leaves as they are: they tell what happened, not what is known.
+KEPT_BY_RESTORE = ("runs", "releases")
+
+_LOAD_COLUMNS = (
+    "load_id", "feed", "outcome", "ledger_key", "ledger_cursor", "source", "source_time", "delivered_at", "records",
+    "bytes", "files", "attributes", "schema_version", "drift", "error", "loaded_at",
+)  # fmt: skip
+
+
+def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make the bookkeeping tables where they are not there yet."""
+    there = scalar(
+        connection,
+        "select count(*) from duckdb_tables() where database_name = 'lake' and schema_name = 'observability'"
+        " and table_name in ('loads', 'progress', 'runs', 'releases')",
+    )
+    if there < 4:
+        connection.execute(TABLES)
+
+
+def scalar(connection: duckdb.DuckDBPyConnection, query: str) -> int:
+    """The one whole number that a query answers; 0 for null."""
+    row = connection.execute(query).fetchone()
+    return int(row[0]) if row and row[0] is not None else 0
+
+
+def enter_loads(connection: duckdb.DuckDBPyConnection, settings: Settings) -> int:
+    """Enter into ``loads`` the ledger entries that the lake has not taken in; how many they were.
+
+    Reads the ledger from the last pointer seen, so that the cost follows what is new. A pointer whose entry is
+    not there yet (its writer is still at work, or died) keeps its place: the next reading starts before it.
+    """
+    ledger = Ledger(open_store(settings.raw))
+    row = connection.execute("select max(ledger_cursor) from lake.observability.loads").fetchone()
+    found: list[tuple[str, Entry]] = []
+    for cursor, entry in ledger.since(row[0] if row else None):
+        if entry is not None:
+            found.append((cursor, entry))
+    if not found:
+        return 0
+    known = {
+        load_id
+        for (load_id,) in connection.execute(
+            "select load_id from lake.observability.loads where load_id in (select unnest(?))",
+            [[entry.load_id for _, entry in found]],
+        ).fetchall()
+    }
+    fresh: dict[str, tuple[str, Entry]] = {}
+    for cursor, entry in found:
+        if entry.load_id not in known:
+            fresh.setdefault(entry.load_id, (cursor, entry))
+    if not fresh:
+        return 0
+    rows = pa.Table.from_pylist([_load_row(cursor, entry) for cursor, entry in fresh.values()])
+    connection.register("fresh_loads", rows)
+    columns = ", ".join(_LOAD_COLUMNS)
+    connection.execute(
+        f"""
+        insert into lake.observability.loads by name
+        select (select coalesce(max(load_seq), 0) from lake.observability.loads) + row_number() over (order by position)
+                as load_seq,
+            {columns}
+        from (
+            select * replace (source_time::timestamp_ns as source_time, delivered_at::timestamp_ns as delivered_at,
+                loaded_at::timestamp_ns as loaded_at),
+                row_number() over () as position
+            from fresh_loads
+        )
+        """
+    )
+    connection.unregister("fresh_loads")
+    return len(fresh)
+
+
+def _load_row(cursor: str, entry: Entry) -> dict[str, object]:
+    return {
+        "load_id": entry.load_id,
+        "feed": entry.feed,
+        "outcome": entry.outcome,
+        "ledger_key": entry.key,
+        "ledger_cursor": cursor,
+        "source": entry.source,
+        "source_time": entry.source_time,
+        "delivered_at": entry.delivered_at,
+        "records": entry.records,
+        "bytes": entry.bytes,
+        "files": [file.path for file in entry.files],
+        "attributes": json.dumps(entry.attributes, sort_keys=True),
+        "schema_version": entry.schema_version,
+        "drift": json.dumps(msgspec.to_builtins(entry.drift), sort_keys=True),
+        "error": entry.error,
+        "loaded_at": entry.loaded_at,
+    }

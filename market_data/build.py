@@ -1,0 +1,167 @@
+"""Building: dbt over what the raw zone has that the lake has not, then publication.
+
+    writers' lock ── restore what a failed run left ── enter new loads ── dbt build ──ok──> publish
+                                                            │                └─ no ──> readers stay where they were
+                                                            └─ nothing new, same code ──> nothing to do
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+
+from loaders.registry import REGISTRY
+from loaders.settings import Settings
+from market_data import bookkeeping, lake, lock, publishing
+
+PROJECT = REGISTRY.parent.parent
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(what, done, total)`` while models and tests run."""
+
+
+class BuildFailedError(RuntimeError):
+    """A model or a test failed; nothing was published. ``failures`` names each with its message."""
+
+    def __init__(self, failures: list[str]) -> None:
+        super().__init__("; ".join(failures) or "dbt failed before it ran anything")
+        self.failures = failures
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a build did: the version that readers now get, and how many loads it took in."""
+
+    version: int
+    new_loads: int
+    built: bool
+    restored: bool
+    other_code: bool = False
+    messages: list[str] = field(default_factory=list)
+
+
+def build(
+    settings: Settings, *, full_refresh: bool = False, select: str | None = None, progress: Progress | None = None
+) -> Outcome:
+    """Build what is new, test it, publish it.
+
+    Raises ``BuildFailedError`` when a model or a test fails (readers then keep the version they had) and
+    ``lock.LakeBusyError`` when another writer holds the lake for longer than MDP_LOCK_WAIT.
+    """
+    with lock.writers_lock(settings):
+        with _writing(settings) as connection:
+            restored = publishing.restore_if_unfinished(connection, settings)
+            new_loads = bookkeeping.enter_loads(connection, settings)
+            release = publishing.published(connection)
+            fingerprint = publishing.code_fingerprint()
+            clean = publishing.last_event(connection) in ("published", "restored")
+            same_code = release is not None and release.code_fingerprint == fingerprint
+            other_code = release is not None and not same_code
+            if release and clean and same_code and not full_refresh and release.last_load_seq == publishing.last_load_seq(connection):
+                publishing.write_connect_script(settings, release.version)
+                return Outcome(release.version, 0, built=False, restored=restored)
+        arguments = ["build"]
+        if full_refresh:
+            arguments.append("--full-refresh")
+        if select:
+            arguments += ["--select", select]
+        run_dbt(settings, arguments, progress)
+        with _writing(settings) as connection:
+            version = publishing.publish(connection, settings, str(uuid.uuid4()))
+        return Outcome(version, new_loads, built=True, restored=restored, other_code=other_code)
+
+
+def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
+    """Test what plain dbt wrote since the published version, and publish it.
+
+    Raises ``BuildFailedError`` when a test fails, or when the last dbt run did not end well.
+    """
+    with lock.writers_lock(settings):
+        with _writing(settings) as connection:
+            release = publishing.published(connection)
+            event = publishing.last_event(connection)
+            if event in publishing.UNFINISHED:
+                raise BuildFailedError(
+                    ["the last run failed or was killed; run `mdp build`, which takes back what it wrote and goes on"]
+                )
+            if release and event in ("published", "restored"):
+                return Outcome(release.version, 0, built=False, restored=False)
+        run_dbt(settings, ["test"], progress)
+        with _writing(settings) as connection:
+            return Outcome(publishing.publish(connection, settings, str(uuid.uuid4())), 0, built=True, restored=False)
+
+
+@contextlib.contextmanager
+def _writing(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+    connection = lake.open_for_writing(settings)
+    try:
+        bookkeeping.create_tables(connection)
+        yield connection
+    finally:
+        connection.close()
+
+
+def run_dbt(settings: Settings, arguments: list[str], progress: Progress | None = None) -> None:
+    """Run dbt in this process; ``BuildFailedError`` where anything failed.
+
+    dbt's own output goes to its log, in the lake's state directory.
+    """
+    from dbt.cli.main import dbtRunner
+
+    def on_event(event: Any) -> None:
+        if progress and event.info.name in ("LogStartLine", "LogModelResult", "LogTestResult", "LogSnapshotResult", "LogSeedResult"):
+            data = event.data
+            progress(str(data.description or data.node_info.node_name), int(data.index), int(data.total))
+
+    flags = [
+        "--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT.parent), "--target-path", str(settings.state_dir / "target"),
+        "--log-path", str(settings.state_dir / "logs"), "--quiet", "--no-use-colors",
+    ]  # fmt: skip
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    with _environment(settings), contextlib.redirect_stdout(io.StringIO()):
+        result = dbtRunner(callbacks=[on_event]).invoke(arguments + flags)
+    _close_dbt()
+    if result.success:
+        return
+    failures = []
+    for item in getattr(result.result, "results", None) or []:
+        if str(item.status) in ("error", "fail", "runtime error"):
+            failures.append(f"{item.node.name}: {(item.message or '').strip()}")
+    if not failures and result.exception is not None:
+        failures.append(str(result.exception))
+    raise BuildFailedError(failures)
+
+
+@contextlib.contextmanager
+def _environment(settings: Settings) -> Iterator[None]:
+    """dbt reads the settings again, from the environment: say them absolutely, whatever directory it goes to."""
+    says = {"MDP_RAW": settings.raw, "MDP_LAKE": settings.lake, "MDP_LAKE_DATA": settings.lake_data}
+    before = {name: os.environ.get(name) for name in says}
+    os.environ.update(says)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _close_dbt() -> None:
+    """dbt-duckdb keeps its connection for the process's life; the lake must be free for the next step."""
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+    environment = DuckDBConnectionManager._ENV
+    if environment is not None:
+        environment.close()
+        DuckDBConnectionManager._ENV = None
+    gc.collect()
+

@@ -1,0 +1,121 @@
+"""Opening the lake.
+
+    settings ── DuckDB connection ── extensions from their wheels ── ATTACH 'ducklake:…' AS lake
+
+Writers open the head, under the writers' lock; readers open a version (``SNAPSHOT_VERSION``), by default
+the last published one. The catalog is always called ``lake``: the macros stored in it name its tables so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+from pathlib import Path
+
+import duckdb
+
+from loaders.settings import Settings
+
+ALIAS = "lake"
+
+
+def quoted(text: str) -> str:
+    """``text`` as an SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """``name`` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def extensions(settings: Settings) -> list[str]:
+    """The extensions that this lake and raw zone need, in the order in which they load."""
+    names = ["sqlite_scanner"] if settings.lake_is_local else ["postgres_scanner"]
+    if any(place.startswith("s3://") for place in (settings.raw, settings.lake_data)):
+        names.append("httpfs")
+    return [*names, "ducklake"]
+
+
+def extension_file(name: str) -> Path:
+    """Where the wheel ``duckdb-extension-<name>`` keeps the extension for this DuckDB."""
+    package = importlib.import_module(f"duckdb_extension_{name}")
+    folder = Path(str(importlib.resources.files(package))) / "extensions"
+    return folder / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
+
+
+def load_statements(settings: Settings) -> list[str]:
+    """SQL that loads the extensions and, where S3 is used, the secret made from the AWS variables."""
+    statements = [f"LOAD {quoted(str(extension_file(name)))}" for name in extensions(settings)]
+    statements.append("SET TimeZone = 'UTC'")
+    return [*statements, *s3_statements(settings)]
+
+
+def s3_statements(settings: Settings) -> list[str]:
+    """SQL that gives DuckDB the S3 endpoint and credentials of the environment."""
+    if "httpfs" not in extensions(settings):
+        return []
+    s3 = settings.s3
+    options = ["TYPE s3"]
+    if s3.access_key and s3.secret_key:
+        options += [f"KEY_ID {quoted(s3.access_key)}", f"SECRET {quoted(s3.secret_key)}"]
+    else:
+        options.append("PROVIDER credential_chain")
+    if s3.session_token:
+        options.append(f"SESSION_TOKEN {quoted(s3.session_token)}")
+    if s3.region:
+        options.append(f"REGION {quoted(s3.region)}")
+    if s3.endpoint:
+        scheme, _, host = s3.endpoint.rpartition("://")
+        options += [f"ENDPOINT {quoted(host.rstrip('/'))}", "URL_STYLE 'path'"]
+        options.append(f"USE_SSL {'false' if scheme == 'http' else 'true'}")
+    return [f"CREATE OR REPLACE SECRET market_data_s3 ({', '.join(options)})"]
+
+
+def attach_statement(settings: Settings, version: int | None = None, *, read_only: bool = False) -> str:
+    """The ATTACH of this lake: its head, or the given version."""
+    if settings.lake_is_local:
+        catalog = f"sqlite:{settings.lake}"
+        options = ["META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 30000"]
+    else:
+        catalog, options = settings.lake, []
+    options.insert(0, f"DATA_PATH {quoted(settings.lake_data)}")
+    if version is not None:
+        options.append(f"SNAPSHOT_VERSION {version}")
+    elif read_only:
+        options.append("READ_ONLY")
+    return f"ATTACH {quoted(f'ducklake:{catalog}')} AS {ALIAS} ({', '.join(options)})"
+
+
+def open_for_writing(settings: Settings) -> duckdb.DuckDBPyConnection:
+    """A connection to the head of the lake, made where it is not there yet. Call it under the writers' lock."""
+    make_places(settings)
+    connection = duckdb.connect()
+    prepare(connection, settings)
+    return connection
+
+
+def make_places(settings: Settings) -> None:
+    """Make the local directories that the lake's files go to."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    if settings.lake_is_local:
+        Path(settings.lake).parent.mkdir(parents=True, exist_ok=True)
+    if "://" not in settings.lake_data:
+        Path(settings.lake_data).mkdir(parents=True, exist_ok=True)
+
+
+def prepare(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    """Load the extensions on a connection and attach the head of the lake to it."""
+    for statement in load_statements(settings):
+        connection.execute(statement)
+    connection.execute(attach_statement(settings))
+
+
+def open_version(settings: Settings, version: int | None) -> duckdb.DuckDBPyConnection:
+    """A connection that reads one version of the lake (or, with None, its head), and cannot write."""
+    connection = duckdb.connect()
+    for statement in load_statements(settings):
+        connection.execute(statement)
+    connection.execute(attach_statement(settings, version, read_only=True))
+    connection.execute(f"USE {ALIAS}")
+    return connection

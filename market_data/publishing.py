@@ -1,0 +1,177 @@
+"""Publishing: readers see a version only after it was built and tested.
+
+    published ──build──> head ──tests pass──> published
+        ^                  │
+        └──── restore ─────┘  what a failed or killed run wrote is taken back, and its loads count as unseen
+
+Each step of the head's life is a row of ``observability.runs``: ``started`` and ``failed`` (not to be built upon),
+``succeeded`` (plain dbt: may be built upon, not published), ``published``, ``restored``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from loaders.registry import REGISTRY
+from loaders.settings import Settings
+from market_data import bookkeeping, lake
+
+UNFINISHED = ("started", "failed")
+
+
+@dataclass(frozen=True)
+class Release:
+    """A published version: its DuckLake snapshot id, and the last load and the code that it was made with."""
+
+    version: int
+    last_load_seq: int
+    code_fingerprint: str
+
+
+def note(connection: duckdb.DuckDBPyConnection, run: str, event: str, command: str) -> None:
+    """Write down what happens to the head of the lake."""
+    connection.execute(
+        "insert into lake.observability.runs values (?, ?, ?, now()::timestamp)", [run, event, command]
+    )
+
+
+def last_event(connection: duckdb.DuckDBPyConnection) -> str | None:
+    """The last thing that happened to the head; None in a new lake."""
+    row = connection.execute("select arg_max(event, rowid) from lake.observability.runs").fetchone()
+    return row[0] if row else None
+
+
+def published(connection: duckdb.DuckDBPyConnection) -> Release | None:
+    """The last published version, or None where nothing was published yet."""
+    row = connection.execute(
+        "select version, last_load_seq, code_fingerprint from lake.observability.releases order by version desc limit 1"
+    ).fetchone()
+    return Release(*row) if row else None
+
+
+def head(connection: duckdb.DuckDBPyConnection) -> int:
+    """The snapshot id of the lake's head."""
+    return bookkeeping.scalar(connection, "select id from lake.current_snapshot()")
+
+
+def last_load_seq(connection: duckdb.DuckDBPyConnection) -> int:
+    """The number of the last ledger entry that the head has taken in."""
+    return bookkeeping.scalar(connection, "select max(load_seq) from lake.observability.loads")
+
+
+def restore_if_unfinished(connection: duckdb.DuckDBPyConnection, settings: Settings) -> bool:
+    """Take back what a failed or killed run wrote, where the last run was one; whether it was."""
+    if last_event(connection) not in UNFINISHED:
+        return False
+    restore(connection, settings)
+    return True
+
+
+def restore(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    """Make every table of the head what it is in the published version, in one transaction.
+
+    Costs by what was written since: the change feed says which rows came and went. A table that was made anew
+    since then is copied back whole; one that the published version lacks is dropped.
+    """
+    release = published(connection)
+    then: dict[tuple[str, str], str] = {}
+    if release:
+        connection.execute(_attach_published(settings, release.version))
+        then = _tables(connection, "published")
+    try:
+        connection.execute("begin")
+        for (schema, table), identity in _tables(connection, "lake").items():
+            if schema == "observability" and table in bookkeeping.KEPT_BY_RESTORE:
+                continue
+            name = f"{lake.identifier(schema)}.{lake.identifier(table)}"
+            if release is None:
+                keep = (schema, table) in {("observability", "loads"), ("observability", "progress")}
+                connection.execute(f"delete from lake.{name}" if keep else f"drop table lake.{name}")
+            elif (schema, table) not in then:
+                connection.execute(f"drop table lake.{name}")
+            elif then[schema, table] == identity:
+                _undo(connection, schema, table, name, release.version)
+            else:
+                connection.execute(f"delete from lake.{name}")
+                connection.execute(f"insert into lake.{name} by name select * from published.{name}")
+        note(connection, "", "restored", f"to version {release.version}" if release else "to an empty lake")
+        connection.execute("commit")
+    except BaseException:
+        connection.execute("rollback")
+        raise
+    finally:
+        if release:
+            connection.execute("detach published")
+
+
+def _undo(connection: duckdb.DuckDBPyConnection, schema: str, table: str, name: str, version: int) -> None:
+    touched = connection.execute(
+        f"select distinct rowid from ducklake_table_changes('lake', {lake.quoted(schema)}, {lake.quoted(table)},"
+        f" {version + 1}, (select id from lake.current_snapshot()))"
+    ).to_arrow_table()
+    if touched.num_rows == 0:
+        return
+    connection.register("touched_rows", touched)
+    connection.execute(f"delete from lake.{name} where rowid in (select rowid from touched_rows)")
+    connection.execute(
+        f"insert into lake.{name} by name select * from published.{name} where rowid in (select rowid from touched_rows)"
+    )
+    connection.unregister("touched_rows")
+
+
+def _attach_published(settings: Settings, version: int) -> str:
+    return lake.attach_statement(settings, version).replace(f" AS {lake.ALIAS} ", " AS published ")
+
+
+def _tables(connection: duckdb.DuckDBPyConnection, catalog: str) -> dict[tuple[str, str], str]:
+    """The tables of an attached version, each with what tells it from another of the same name."""
+    identities = dict(connection.execute(f"select table_name, table_uuid from ducklake_table_info('{catalog}')").fetchall())
+    rows = connection.execute(
+        "select schema_name, table_name from duckdb_tables() where database_name = ?", [catalog]
+    ).fetchall()
+    return {(schema, table): str(identities[table]) for schema, table in rows}
+
+
+def publish(connection: duckdb.DuckDBPyConnection, settings: Settings, run: str) -> int:
+    """Make the head, which has passed its tests, the version that readers get; its snapshot id."""
+    version = head(connection)
+    connection.execute("begin")
+    connection.execute(
+        "insert into lake.observability.releases values (?, now()::timestamp, ?, ?, ?)",
+        [version, last_load_seq(connection), code_fingerprint(), run],
+    )
+    note(connection, run, "published", f"version {version}")
+    connection.execute("commit")
+    write_connect_script(settings, version)
+    return version
+
+
+def connect_script(settings: Settings) -> Path:
+    """The script that long-lived SQL tools run on connecting; publishing replaces it whole."""
+    return settings.state_dir / "connect.sql"
+
+
+def write_connect_script(settings: Settings, version: int) -> None:
+    """Rewrite the script by rename, so that nobody reads half of it. Holds no credentials."""
+    statements = [f"LOAD {lake.quoted(str(lake.extension_file(name)))};" for name in lake.extensions(settings)]
+    statements.append(f"{lake.attach_statement(settings, version)};")
+    path = connect_script(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    draft.write_text(f"-- The published version {version} of this lake, read-only.\n" + "\n".join(statements) + "\n")
+    draft.replace(path)
+
+
+def code_fingerprint() -> str:
+    """A hash of the models, macros, tests and seeds that read the records: other code, other fingerprint."""
+    digest = hashlib.sha256()
+    root = REGISTRY.parent.parent
+    for path in sorted(root.rglob("*")):
+        if path.suffix in {".sql", ".yml", ".csv"} and not {"target", "logs", "dbt_packages"} & set(path.parts):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
