@@ -1,9 +1,9 @@
 """What the lake knows of its own making: schema ``observability``, four tables that dbt does not build.
 
-    ledger of the raw zone ── enter_loads ──> loads      one row per ledger entry taken in, numbered by load_seq
-    dbt models              ── note_progress ─> progress  one row per model and window: the last load_seq it processed
-    dbt and mdp             ───────────────────> runs      one row per thing that happened to the head of the lake
-    mdp build, mdp publish  ───────────────────> releases  one row per published version
+ledger of the raw zone ── enter_loads ──> loads      one row per ledger entry taken in, numbered by load_seq
+dbt models              ── note_progress ─> progress  one row per model and window: the last load_seq it processed
+dbt and mdp             ───────────────────> runs      one row per thing that happened to the head of the lake
+mdp build, mdp publish  ───────────────────> releases  one row per published version
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Building: dbt over what the raw zone has that the lake has not, then publication.
 
-    writers' lock ── restore what a failed run left ── enter new loads ── dbt build ──ok──> publish
-                                                            │                └─ no ──> readers stay where they were
-                                                            └─ nothing new, same code ──> nothing to do
+writers' lock ── restore what a failed run left ── enter new loads ── dbt build ──ok──> publish
+                                                        │                └─ no ──> readers stay where they were
+                                                        └─ nothing new, same code ──> nothing to do
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ class Outcome:
 
 
 def build(
-    settings: Settings, *, full_refresh: bool = False, select: str | None = None, progress: Progress | None = None
+    settings: Settings,
+    *,
+    full_refresh: bool = False,
+    select: str | None = None,
+    progress: Progress | None = None,
 ) -> Outcome:
     """Build what is new, test it, publish it.
 
@@ -64,7 +68,13 @@ def build(
             clean = publishing.last_event(connection) in ("published", "restored")
             same_code = release is not None and release.code_fingerprint == fingerprint
             other_code = release is not None and not same_code
-            if release and clean and same_code and not full_refresh and release.last_load_seq == publishing.last_load_seq(connection):
+            if (
+                release
+                and clean
+                and same_code
+                and not full_refresh
+                and release.last_load_seq == publishing.last_load_seq(connection)
+            ):
                 publishing.write_connect_script(settings, release.version)
                 return Outcome(release.version, 0, built=False, restored=restored)
         arguments = ["build"]
@@ -89,13 +99,23 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
             event = publishing.last_event(connection)
             if event in publishing.UNFINISHED:
                 raise BuildFailedError(
-                    ["the last run failed or was killed; run `mdp build`, which takes back what it wrote and goes on"]
+                    [
+                        "the last run failed or was killed; run `mdp build`, which takes back what it wrote and goes on"
+                    ]
                 )
             if release and event in ("published", "restored"):
                 return Outcome(release.version, 0, built=False, restored=False)
         run_dbt(settings, ["test"], progress)
         with _writing(settings) as connection:
-            return Outcome(publishing.publish(connection, settings, str(uuid.uuid4())), 0, built=True, restored=False)
+            return Outcome(
+                publishing.publish(connection, settings, str(uuid.uuid4())), 0, built=True, restored=False
+            )
+
+
+def verify_tables(settings: Settings, *, progress: Progress | None = None) -> None:
+    """Run every data test over every row of the head. Raises ``BuildFailedError`` where one fails."""
+    with lock.writers_lock(settings):
+        run_dbt(settings, ["test", "--vars", "{test_everything: true}"], progress)
 
 
 @contextlib.contextmanager
@@ -116,7 +136,13 @@ def run_dbt(settings: Settings, arguments: list[str], progress: Progress | None 
     from dbt.cli.main import dbtRunner
 
     def on_event(event: Any) -> None:
-        if progress and event.info.name in ("LogStartLine", "LogModelResult", "LogTestResult", "LogSnapshotResult", "LogSeedResult"):
+        if progress and event.info.name in (
+            "LogStartLine",
+            "LogModelResult",
+            "LogTestResult",
+            "LogSnapshotResult",
+            "LogSeedResult",
+        ):
             data = event.data
             progress(str(data.description or data.node_info.node_name), int(data.index), int(data.total))
 
@@ -164,4 +190,3 @@ def _close_dbt() -> None:
         environment.close()
         DuckDBConnectionManager._ENV = None
     gc.collect()
-

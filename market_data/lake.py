@@ -87,6 +87,11 @@ def attach_statement(settings: Settings, version: int | None = None, *, read_onl
     return f"ATTACH {quoted(f'ducklake:{catalog}')} AS {ALIAS} ({', '.join(options)})"
 
 
+def exists(settings: Settings) -> bool:
+    """Whether the lake was ever written to; known without opening it only for a local catalog."""
+    return not settings.lake_is_local or Path(settings.lake).exists()
+
+
 def open_for_writing(settings: Settings) -> duckdb.DuckDBPyConnection:
     """A connection to the head of the lake, made where it is not there yet. Call it under the writers' lock."""
     make_places(settings)

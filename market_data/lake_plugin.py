@@ -26,7 +26,7 @@ WRITING_COMMANDS = {"build", "run", "snapshot", "seed"}
 
 ENVELOPE = (
     "payload blob, feed varchar, source varchar, source_partition integer, source_position bigint,"
-    " source_time timestamp_ns, headers struct(\"key\" varchar, \"value\" blob)[], schema_version varchar,"
+    ' source_time timestamp_ns, headers struct("key" varchar, "value" blob)[], schema_version varchar,'
     " instrument varchar, document varchar, loaded_at timestamp_ns, load_id varchar, __file varchar"
 )
 

@@ -88,7 +88,15 @@ def acquire(path: Path, wait_seconds: float) -> None:
             time.sleep(0.2)
     file.seek(0)
     file.truncate()
-    file.write(json.dumps({"pid": os.getpid(), "command": Path(sys.argv[0]).name, "since": time.strftime("%FT%TZ", time.gmtime())}))
+    file.write(
+        json.dumps(
+            {
+                "pid": os.getpid(),
+                "command": Path(sys.argv[0]).name,
+                "since": time.strftime("%FT%TZ", time.gmtime()),
+            }
+        )
+    )
     file.flush()
     _files[path] = file
     _held[path] = 1

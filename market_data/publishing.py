@@ -54,6 +54,15 @@ def published(connection: duckdb.DuckDBPyConnection) -> Release | None:
     return Release(*row) if row else None
 
 
+def is_kept(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether this lake has a list of releases at all."""
+    query = (
+        "select count(*) from duckdb_tables() where database_name = 'lake' and schema_name = 'observability'"
+        " and table_name = 'releases'"
+    )
+    return bookkeeping.scalar(connection, query) == 1
+
+
 def head(connection: duckdb.DuckDBPyConnection) -> int:
     """The snapshot id of the lake's head."""
     return bookkeeping.scalar(connection, "select id from lake.current_snapshot()")
@@ -130,7 +139,9 @@ def _attach_published(settings: Settings, version: int) -> str:
 
 def _tables(connection: duckdb.DuckDBPyConnection, catalog: str) -> dict[tuple[str, str], str]:
     """The tables of an attached version, each with what tells it from another of the same name."""
-    identities = dict(connection.execute(f"select table_name, table_uuid from ducklake_table_info('{catalog}')").fetchall())
+    identities = dict(
+        connection.execute(f"select table_name, table_uuid from ducklake_table_info('{catalog}')").fetchall()
+    )
     rows = connection.execute(
         "select schema_name, table_name from duckdb_tables() where database_name = ?", [catalog]
     ).fetchall()
@@ -158,12 +169,16 @@ def connect_script(settings: Settings) -> Path:
 
 def write_connect_script(settings: Settings, version: int) -> None:
     """Rewrite the script by rename, so that nobody reads half of it. Holds no credentials."""
-    statements = [f"LOAD {lake.quoted(str(lake.extension_file(name)))};" for name in lake.extensions(settings)]
+    statements = [
+        f"LOAD {lake.quoted(str(lake.extension_file(name)))};" for name in lake.extensions(settings)
+    ]
     statements.append(f"{lake.attach_statement(settings, version)};")
     path = connect_script(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(f"-- The published version {version} of this lake, read-only.\n" + "\n".join(statements) + "\n")
+    draft.write_text(
+        f"-- The published version {version} of this lake, read-only.\n" + "\n".join(statements) + "\n"
+    )
     draft.replace(path)
 
 
@@ -172,6 +187,8 @@ def code_fingerprint() -> str:
     digest = hashlib.sha256()
     root = REGISTRY.parent.parent
     for path in sorted(root.rglob("*")):
-        if path.suffix in {".sql", ".yml", ".csv"} and not {"target", "logs", "dbt_packages"} & set(path.parts):
+        if path.suffix in {".sql", ".yml", ".csv"} and not {"target", "logs", "dbt_packages"} & set(
+            path.parts
+        ):
             digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -1,0 +1,210 @@
+"""`mdp`: the command line.
+
+mdp load file ──> raw zone ── mdp build ──> published version ── mdp sql, mdp status, mdp connect
+mdp demo does all of it on a world of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, NoReturn
+
+import click
+import duckdb
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from loaders.cli import load
+from loaders.settings import Settings, SettingsError
+from market_data import lock
+from market_data.client import NotPublishedError
+
+screen = Console()
+notes = Console(stderr=True)
+
+
+class _Commands(click.Group):
+    """Errors that a person can act on are told in one line, not as a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except (SettingsError, NotPublishedError, lock.LakeBusyError) as error:
+            fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong, and leave with exit code 1."""
+    notes.print(f"[red]mdp:[/red] {message}", highlight=False, soft_wrap=True)
+    sys.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="market-data-platform")
+def main() -> None:
+    """A warehouse for market data: every tick as it came, every table as it was known then.
+
+    \b
+    mdp demo                                    see all of it, on a small made-up world
+    mdp load file --feed massive_trades inbox/  land vendor files, unchanged
+    mdp build                                   make tables of what is new, test them, publish them
+    mdp sql "from research.bars_1d_as_of('2024-05-01')"
+    mdp status                                  what came when, what was quarantined, how fresh it is
+    mdp connect                                 how to attach the lake from DuckDB, Python and BI tools
+
+    Where things are: MDP_RAW (raw zone), MDP_LAKE (catalog), MDP_LAKE_DATA (the lake's files), by default all
+    below ./warehouse.
+    """
+
+
+main.add_command(load)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for a build, on the terminal's error stream; silent where that is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def advance(name: str, done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, description=f"{what}: {name[:60]}")
+
+        yield advance
+
+
+@main.command()
+@click.option("--full-refresh", is_flag=True, help="Make every table anew from the raw zone.")
+@click.option("--select", metavar="NODES", help="Only these models, in dbt's selection syntax.")
+def build(full_refresh: bool, select: str | None) -> None:
+    """Build what is new, test it and publish it.
+
+    Reads only the loads that the lake has not taken in yet. If a model or a test fails, readers keep the version
+    they had, and the next build first takes back what this one wrote.
+    """
+    from market_data import build as building
+
+    settings = Settings.from_env()
+    try:
+        with progress_bar("building") as progress:
+            outcome = building.build(settings, full_refresh=full_refresh, select=select, progress=progress)
+    except building.BuildFailedError as error:
+        _failed("the build failed; nothing was published", error.failures, settings)
+    _tell(outcome)
+
+
+@main.command()
+def publish() -> None:
+    """Test what plain dbt wrote since the published version, and publish it."""
+    from market_data import build as building
+
+    settings = Settings.from_env()
+    try:
+        with progress_bar("testing") as progress:
+            outcome = building.publish(settings, progress=progress)
+    except building.BuildFailedError as error:
+        _failed("nothing was published", error.failures, settings)
+    _tell(outcome)
+
+
+@main.command()
+@click.option(
+    "--tables", is_flag=True, required=True, help="Run every data test over every row, not only what is new."
+)
+def verify(tables: bool) -> None:
+    """Check the whole lake, where builds check what they wrote."""
+    from market_data import build as building
+
+    settings = Settings.from_env()
+    try:
+        with progress_bar("verifying") as progress:
+            building.verify_tables(settings, progress=progress)
+    except building.BuildFailedError as error:
+        _failed("the lake does not hold what it promises", error.failures, settings)
+    screen.print("every test holds on every row")
+
+
+def _failed(what: str, failures: list[str], settings: Settings) -> NoReturn:
+    for failure in failures:
+        notes.print(f"[red]✗[/red] {failure}", highlight=False, soft_wrap=True)
+    fail(f"{what} (log: {settings.state_dir / 'logs' / 'dbt.log'})")
+
+
+def _tell(outcome: Any) -> None:
+    if outcome.restored:
+        screen.print("took back what an unfinished run had left")
+    if not outcome.built:
+        screen.print(f"nothing new: version {outcome.version} stands")
+        return
+    if outcome.other_code:
+        screen.print(
+            "the models or the registry have changed since the last version: loads read before keep what they were read as;"
+            " `mdp build --full-refresh` reads all of them again"
+        )
+    screen.print(
+        f"published version {outcome.version}, with {outcome.new_loads} new load{'s' if outcome.new_loads != 1 else ''}"
+    )
+
+
+@main.command()
+def status() -> None:
+    """Show, per feed: the last load, rows, what was quarantined, and how fresh it is."""
+    from market_data import status as overview
+
+    overview.show(Settings.from_env(), screen)
+
+
+@main.command()
+@click.argument("query")
+@click.option("--json", "style", flag_value="json", help="One JSON object a line.")
+@click.option("--csv", "style", flag_value="csv", help="CSV with a header.")
+@click.option(
+    "--parquet", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write a Parquet file."
+)
+@click.option("--rows", default=50, show_default=True, help="Rows to show on a terminal.")
+def sql(query: str, style: str | None, file: Path | None, rows: int) -> None:
+    """Ask the published version in SQL; - reads the question from standard input.
+
+    \b
+    mdp sql "select venue, count(*) from canonical.trades group by venue"
+    mdp sql "from research.macro_series_as_of('2009-02-01')" --csv
+    """
+    from market_data import connect as connect_client
+    from market_data import output
+
+    if query == "-":
+        query = sys.stdin.read()
+    with connect_client() as client:
+        try:
+            answer = client.sql(query)
+        except duckdb.Error as error:
+            fail(str(error))
+    output.write(answer, screen, style=style, file=file, rows=rows)
+
+
+@main.command()
+def connect() -> None:
+    """Print how to attach the published version from DuckDB, Python and BI tools."""
+    from market_data import output
+
+    output.show_connections(Settings.from_env(), screen)
+
+
+@main.command()
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the demo's world and warehouse go.",
+)
+def demo(directory: Path | None) -> None:
+    """Make a small world of vendor files, load and build it, and show what comes of it."""
+    from market_data.demo import show
+
+    show.run(directory or Path("warehouse/demo"), screen)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The Python client: questions to a published version, as of a time.
+
+    connect() ── last published version ── .sql() .bars() .macro() ── Answer ── Arrow, .pl(), .df()
+
+Every question says as of when: ``known_at`` is a time, or ``market_data.LATEST``, which says aloud that one wants
+all that the version knows.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
+
+import duckdb
+import pyarrow as pa
+
+from loaders.settings import Settings
+from market_data import lake, publishing
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+__all__ = ["LATEST", "Answer", "Client", "KnownAt", "NotPublishedError", "connect"]
+
+
+class _Latest:
+    """All that the version knows."""
+
+    def __repr__(self) -> str:
+        return "market_data.LATEST"
+
+
+LATEST: Final = _Latest()
+KnownAt = dt.datetime | dt.date | str | _Latest
+
+# The last time that TIMESTAMP_NS holds; nothing is known later.
+_END_OF_TIME = "2262-04-11 23:47:16.854775806"
+
+
+class NotPublishedError(RuntimeError):
+    """The lake has no published version yet, or not the one that was asked for."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a question, and what reproduces it: ``version`` and ``known_at``."""
+
+    arrow: pa.Table
+    """Columns and rows as Arrow; times are UTC, nanoseconds, without a zone."""
+    version: int
+    """The lake version that answered."""
+    known_at: KnownAt | None
+    """As of when it was asked; None for plain SQL."""
+
+    def pl(self) -> pl.DataFrame:
+        """The rows as a Polars data frame."""
+        import polars
+
+        frame = polars.from_arrow(self.arrow)
+        assert isinstance(frame, polars.DataFrame)  # noqa: S101
+        return frame
+
+    def df(self) -> pd.DataFrame:
+        """The rows as a pandas data frame."""
+        return self.arrow.to_pandas()
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Arrow's own interface, so that any library that speaks Arrow takes an answer as it is."""
+        return self.arrow.__arrow_c_stream__(requested_schema)
+
+    def __len__(self) -> int:
+        return int(self.arrow.num_rows)
+
+
+def instant(known_at: KnownAt) -> str:
+    """``known_at`` as UTC text for the ``_as_of`` macros.
+
+    A datetime without a zone is UTC; one with a zone is turned to UTC; a date is its first instant, UTC. Raises
+    ``ValueError`` for text that is no time, and for a local time that a change of clocks skips.
+    """
+    if isinstance(known_at, _Latest):
+        return _END_OF_TIME
+    if isinstance(known_at, str):
+        try:
+            known_at = dt.datetime.fromisoformat(known_at)
+        except ValueError:
+            raise ValueError(
+                f"known_at {known_at!r} is no time; give a datetime, a date, ISO text such as '2024-03-08T16:00:00Z', or"
+                " market_data.LATEST"
+            ) from None
+    if not isinstance(known_at, dt.datetime):
+        if not isinstance(known_at, dt.date):
+            raise TypeError(f"known_at is a {type(known_at).__name__}; give a time, or market_data.LATEST")
+        known_at = dt.datetime.combine(known_at, dt.time())
+    if known_at.tzinfo is not None:
+        utc = known_at.astimezone(dt.UTC)
+        if utc.astimezone(known_at.tzinfo).replace(tzinfo=None) != known_at.replace(tzinfo=None):
+            zone = known_at.tzinfo.key if isinstance(known_at.tzinfo, ZoneInfo) else known_at.tzname()
+            raise ValueError(f"known_at {known_at:%Y-%m-%d %H:%M} does not exist in {zone}")
+        known_at = utc
+    return known_at.strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+class Client:
+    """A reader of one version of the lake. Make it with ``market_data.connect()``; use it as a context manager to close it."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, version: int) -> None:
+        self._connection = connection
+        self.version = version
+
+    def sql(self, query: str, parameters: list[Any] | None = None) -> Answer:
+        """Ask in SQL. Tables are ``canonical.trades``, ``research.bars_1m`` and so on, or as macros
+        ``research.bars_1m_as_of('2024-08-09')``. Raises duckdb.Error for what DuckDB refuses."""
+        relation = self._connection.execute(query, parameters or [])
+        return Answer(relation.to_arrow_table(), self.version, None)
+
+    def bars(
+        self,
+        symbol: str | list[str] | None = None,
+        *,
+        known_at: KnownAt,
+        interval: str = "1d",
+        venue: str | None = None,
+        start: dt.date | dt.datetime | str | None = None,
+        end: dt.date | dt.datetime | str | None = None,
+    ) -> Answer:
+        """Bars as they were known at ``known_at``: prices raw, in the listing's currency; volumes in units or shares.
+
+        ``symbol``: the venue's spelling, one or several, or None for all; ``interval``: 1m or 1d; ``start`` and ``end``:
+        half-open, of bar_start (UTC) or session_date. Ordered by symbol and time.
+        """
+        times = {"1m": "bar_start", "1d": "session_date"}
+        if interval not in times:
+            raise ValueError(f"interval {interval!r} is not one of {', '.join(times)}")
+        time = times[interval]
+        symbols = [symbol] if isinstance(symbol, str) else symbol
+        conditions, values = ["true"], [instant(known_at)]
+        for condition, value in (
+            ("symbol in (select unnest(?))", symbols),
+            ("venue = ?", venue),
+            (f"{time} >= ?::timestamp", start),
+            (f"{time} < ?::timestamp", end),
+        ):
+            if value is not None:
+                conditions.append(condition)
+                values.append(value)  # type: ignore[arg-type]
+        return self._as_of(
+            f"select * from lake.research.bars_{interval}_as_of(?) where {' and '.join(conditions)} order by listing_id, {time}",
+            values,
+            known_at,
+        )
+
+    def macro(self, series_id: str | list[str], *, known_at: KnownAt) -> Answer:
+        """A macro series as it was known at ``known_at``: one row per observation date with value (in the source's units),
+        first print, revision, surprise, published_on and age_days."""
+        series = [series_id] if isinstance(series_id, str) else series_id
+        return self._as_of(
+            "select * from lake.research.macro_series_as_of(?) where series_id in (select unnest(?))"
+            " order by series_id, observation_date",
+            [instant(known_at), series],
+            known_at,
+        )
+
+    def _as_of(self, query: str, values: list[Any], known_at: KnownAt) -> Answer:
+        return Answer(self._connection.execute(query, values).to_arrow_table(), self.version, known_at)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def connect(settings: Settings | None = None) -> Client:
+    """Open the last published version of the lake that MDP_LAKE and MDP_LAKE_DATA name; it stays the same while open.
+
+    Raises ``NotPublishedError`` where nothing was published yet.
+    """
+    settings = settings or Settings.from_env()
+    version = published_version(settings)
+    return Client(lake.open_version(settings, version), version)
+
+
+def published_version(settings: Settings) -> int:
+    """The lake version that readers get. Raises ``NotPublishedError`` where there is none."""
+    if lake.exists(settings):
+        with lake.open_version(settings, None) as connection:
+            if publishing.is_kept(connection):
+                release = publishing.published(connection)
+                if release:
+                    return release.version
+    raise NotPublishedError(
+        f"nothing is published in the lake {settings.lake}; load files and run `mdp build`, or see `mdp demo`"
+    )
