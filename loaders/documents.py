@@ -52,7 +52,8 @@ class _Scanner:
         self._data, self._place, self._before = b"", 0, 0
         self._limit = record_bytes
         self._ended = False
-        self._more()
+        while len(self._data) < len(BOM) and self._more():
+            pass
         self._data = self._data.removeprefix(BOM)
 
     def peek(self) -> bytes:
@@ -344,11 +345,13 @@ def read_document(
     reader = _Reader(record_path, record_bytes)
     reader.survey(chunks())
     texts = [around.text() for around in reader.arounds]
-    position, first = 0, True
+    position = 0
+    sample: list[bytes] = []
     for payloads, number in reader.elements(chunks()):
-        if first and reader.arounds[number].has_list:
-            on_drift(_drift(payloads[:SAMPLED], tuple(fields)))
-            first = False
+        if len(sample) < SAMPLED and reader.arounds[number].has_list:
+            sample += payloads[: SAMPLED - len(sample)]
+            if len(sample) == SAMPLED:
+                on_drift(_drift(sample, tuple(fields)))
         rows = len(payloads)
         yield pa.table(
             {
@@ -360,6 +363,8 @@ def read_document(
             }
         )
         position += rows
+    if 0 < len(sample) < SAMPLED:
+        on_drift(_drift(sample, tuple(fields)))
 
 
 def _drift(payloads: list[bytes], fields: tuple[str, ...]) -> Drift:
