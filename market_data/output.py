@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import duckdb
@@ -33,11 +35,14 @@ def write(answer: Answer, screen: Console, *, style: str | None, file: Path | No
 
 
 def _copy(rows: pa.Table, options: str) -> None:
-    # DuckDB writes every type, nested ones and nanoseconds included.
-    sys.stdout.flush()
-    with duckdb.connect() as connection:
+    """Write rows to standard output in a format of DuckDB's, which knows every type, nested ones included."""
+    with tempfile.TemporaryDirectory() as directory, duckdb.connect() as connection:
+        file = Path(directory) / "answer"
         connection.register("answer", rows)
-        connection.execute(f"copy (from answer) to '/dev/stdout' ({options})")
+        connection.execute(f"copy (from answer) to {lake.quoted(str(file))} ({options})")
+        with file.open("rb") as written:
+            shutil.copyfileobj(written, sys.stdout.buffer)
+    sys.stdout.flush()
 
 
 def as_table(rows: pa.Table, limit: int = 50) -> Table:
