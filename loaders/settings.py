@@ -70,7 +70,7 @@ class Settings:
 
     @property
     def state_dir(self) -> Path:
-        """Where writers of this lake keep what is theirs alone: lock, staged records, dbt's target and logs."""
+        """Where writers of this lake keep what is theirs: lock, staged records, dbt's target and logs."""
         if self.lake_is_local:
             return Path(self.lake).with_suffix(".state")
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
