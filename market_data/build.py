@@ -77,7 +77,8 @@ def build(
             ):
                 publishing.write_connect_script(settings, release.version)
                 return Outcome(release.version, 0, built=False, restored=restored)
-        arguments = ["build"]
+        # Unit tests are of the code, not of the data: `make test` and plain `dbt build` run them.
+        arguments = ["build", "--exclude-resource-type", "unit_test"]
         if full_refresh:
             arguments.append("--full-refresh")
         if select:
@@ -105,7 +106,7 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
                 )
             if release and event in ("published", "restored"):
                 return Outcome(release.version, 0, built=False, restored=False)
-        run_dbt(settings, ["test"], progress)
+        run_dbt(settings, ["test", "--exclude-resource-type", "unit_test"], progress)
         with _writing(settings) as connection:
             return Outcome(
                 publishing.publish(connection, settings, str(uuid.uuid4())), 0, built=True, restored=False
@@ -115,7 +116,9 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
 def verify_tables(settings: Settings, *, progress: Progress | None = None) -> None:
     """Run every data test over every row of the head. Raises ``BuildFailedError`` where one fails."""
     with lock.writers_lock(settings):
-        run_dbt(settings, ["test", "--vars", "{test_everything: true}"], progress)
+        run_dbt(
+            settings, ["test", "--exclude-resource-type", "unit_test", "--vars", "{test_everything: true}"], progress
+        )
 
 
 @contextlib.contextmanager
