@@ -139,15 +139,8 @@ def run_dbt(settings: Settings, arguments: list[str], progress: Progress | None 
     from dbt.cli.main import dbtRunner
 
     def on_event(event: Any) -> None:
-        if progress and event.info.name in (
-            "LogStartLine",
-            "LogModelResult",
-            "LogTestResult",
-            "LogSnapshotResult",
-            "LogSeedResult",
-        ):
-            data = event.data
-            progress(str(data.description or data.node_info.node_name), int(data.index), int(data.total))
+        if progress and event.info.name == "LogStartLine":
+            progress(str(event.data.node_info.node_name), int(event.data.index) - 1, int(event.data.total))
 
     flags = [
         "--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT.parent), "--target-path", str(settings.state_dir / "target"),

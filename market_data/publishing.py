@@ -121,7 +121,7 @@ def restore(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
 def _undo(connection: duckdb.DuckDBPyConnection, schema: str, table: str, name: str, version: int) -> None:
     touched = connection.execute(
         f"select distinct rowid from ducklake_table_changes('lake', {lake.quoted(schema)}, {lake.quoted(table)},"
-        f" {version + 1}, (select id from lake.current_snapshot()))"
+        f" {version + 1}, {head(connection)})"
     ).to_arrow_table()
     if touched.num_rows == 0:
         return
