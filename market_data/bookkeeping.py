@@ -8,13 +8,14 @@ mdp build, mdp publish  ──────────────────�
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 
 import duckdb
 import msgspec
 import pyarrow as pa
 
-from loaders.ledger import Entry, Ledger
+from loaders.ledger import POINTER_LIFE, Entry, Ledger
 from loaders.settings import Settings
 from loaders.store import open_store
 
@@ -30,9 +31,12 @@ create table if not exists lake.observability.runs (
     invocation_id varchar, event varchar, command varchar, happened_at timestamp
 );
 create table if not exists lake.observability.releases (
-    version bigint, published_at timestamp, last_load_seq bigint, code_fingerprint varchar, invocation_id varchar
+    version bigint, published_at timestamp, last_load_seq bigint, code_fingerprint varchar
 );
 """
+
+OVERLAP_SECONDS = 300
+"""By how much the clocks of loaders may differ."""
 
 # Tables of the head that a restore leaves as they are: they tell what happened, not what is known.
 KEPT_BY_RESTORE = ("runs", "releases")
@@ -63,13 +67,13 @@ def scalar(connection: duckdb.DuckDBPyConnection, query: str) -> int:
 def enter_loads(connection: duckdb.DuckDBPyConnection, settings: Settings) -> int:
     """Enter into ``loads`` the ledger entries that the lake has not taken in; how many they were.
 
-    Reads the ledger from the last pointer seen, so that the cost follows what is new. A pointer whose entry is
-    not there yet (its writer is still at work, or died) keeps its place: the next reading starts before it.
+    Reads the ledger from a little before the last pointer seen, so that the cost follows what is new: an entry
+    comes within POINTER_LIFE of its pointer, and the clocks of loaders differ.
     """
     ledger = Ledger(open_store(settings.raw))
     row = connection.execute("select max(ledger_cursor) from lake.observability.loads").fetchone()
     found: list[tuple[str, Entry]] = []
-    for cursor, entry in ledger.since(row[0] if row else None):
+    for cursor, entry in ledger.since(_a_little_before(row[0]) if row and row[0] else None):
         if entry is not None:
             found.append((cursor, entry))
     if not found:
@@ -106,6 +110,12 @@ def enter_loads(connection: duckdb.DuckDBPyConnection, settings: Settings) -> in
     )
     connection.unregister("fresh_loads")
     return len(fresh)
+
+
+def _a_little_before(cursor: str) -> str:
+    """The cursor of a time before which no pointer can still lack its entry, as ``Ledger.since`` takes it."""
+    seen = dt.datetime.strptime(cursor[:24], "%Y-%m-%d/%H%M%S.%f")
+    return f"{seen - dt.timedelta(seconds=POINTER_LIFE + OVERLAP_SECONDS):%Y-%m-%d/%H%M%S.%f}"
 
 
 def _load_row(cursor: str, entry: Entry) -> dict[str, object]:

@@ -11,7 +11,6 @@ import contextlib
 import gc
 import io
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,13 +46,7 @@ class Outcome:
     messages: list[str] = field(default_factory=list)
 
 
-def build(
-    settings: Settings,
-    *,
-    full_refresh: bool = False,
-    select: str | None = None,
-    progress: Progress | None = None,
-) -> Outcome:
+def build(settings: Settings, *, full_refresh: bool = False, progress: Progress | None = None) -> Outcome:
     """Build what is new, test it, publish it.
 
     Raises ``BuildFailedError`` when a model or a test fails (readers then keep the version they had) and
@@ -64,29 +57,26 @@ def build(
             restored = publishing.restore_if_unfinished(connection, settings)
             new_loads = bookkeeping.enter_loads(connection, settings)
             release = publishing.published(connection)
-            fingerprint = publishing.code_fingerprint()
-            clean = publishing.last_event(connection) in ("published", "restored")
-            same_code = release is not None and release.code_fingerprint == fingerprint
-            other_code = release is not None and not same_code
-            if (
-                release
-                and clean
-                and same_code
-                and not full_refresh
-                and release.last_load_seq == publishing.last_load_seq(connection)
-            ):
+            same_code = release is not None and release.code_fingerprint == publishing.code_fingerprint()
+            if release and same_code and not full_refresh and publishing.is_up_to_date(connection):
                 publishing.write_connect_script(settings, release.version)
                 return Outcome(release.version, 0, built=False, restored=restored)
         # Unit tests are of the code, not of the data: `make test` and plain `dbt build` run them.
         arguments = ["build", "--exclude-resource-type", "unit_test"]
         if full_refresh:
             arguments.append("--full-refresh")
-        if select:
-            arguments += ["--select", select]
+        elif same_code:
+            arguments += ["--exclude-resource-type", "seed"]
         run_dbt(settings, arguments, progress)
         with _writing(settings) as connection:
-            version = publishing.publish(connection, settings, str(uuid.uuid4()))
-        return Outcome(version, new_loads, built=True, restored=restored, other_code=other_code)
+            version = publishing.publish(connection, settings)
+        return Outcome(
+            version,
+            new_loads,
+            built=True,
+            restored=restored,
+            other_code=release is not None and not same_code,
+        )
 
 
 def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
@@ -100,24 +90,26 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
             event = publishing.last_event(connection)
             if event in publishing.UNFINISHED:
                 raise BuildFailedError(
-                    [
-                        "the last run failed or was killed; run `mdp build`, which takes back what it wrote and goes on"
-                    ]
+                    ["the last run failed or was killed; `mdp build` takes back what it wrote and goes on"]
                 )
             if release and event in ("published", "restored"):
                 return Outcome(release.version, 0, built=False, restored=False)
-        run_dbt(settings, ["test", "--exclude-resource-type", "unit_test"], progress)
+            made_anew = publishing.was_made_anew(connection)
+        arguments = ["test", "--exclude-resource-type", "unit_test"]
+        if made_anew:
+            arguments += ["--vars", "{test_everything: true}"]
+        run_dbt(settings, arguments, progress)
         with _writing(settings) as connection:
-            return Outcome(
-                publishing.publish(connection, settings, str(uuid.uuid4())), 0, built=True, restored=False
-            )
+            return Outcome(publishing.publish(connection, settings), 0, built=True, restored=False)
 
 
 def verify_tables(settings: Settings, *, progress: Progress | None = None) -> None:
     """Run every data test over every row of the head. Raises ``BuildFailedError`` where one fails."""
     with lock.writers_lock(settings):
         run_dbt(
-            settings, ["test", "--exclude-resource-type", "unit_test", "--vars", "{test_everything: true}"], progress
+            settings,
+            ["test", "--exclude-resource-type", "unit_test", "--vars", "{test_everything: true}"],
+            progress,
         )
 
 

@@ -78,8 +78,7 @@ def progress_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
 
 @main.command()
 @click.option("--full-refresh", is_flag=True, help="Make every table anew from the raw zone.")
-@click.option("--select", metavar="NODES", help="Only these models, in dbt's selection syntax.")
-def build(full_refresh: bool, select: str | None) -> None:
+def build(full_refresh: bool) -> None:
     """Build what is new, test it and publish it.
 
     Reads only the loads that the lake has not taken in yet. If a model or a test fails, readers keep the version
@@ -90,7 +89,7 @@ def build(full_refresh: bool, select: str | None) -> None:
     settings = Settings.from_env()
     try:
         with progress_bar("building") as progress:
-            outcome = building.build(settings, full_refresh=full_refresh, select=select, progress=progress)
+            outcome = building.build(settings, full_refresh=full_refresh, progress=progress)
     except building.BuildFailedError as error:
         _failed("the build failed; nothing was published", error.failures, settings)
     _tell(outcome)

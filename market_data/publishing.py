@@ -73,6 +73,25 @@ def last_load_seq(connection: duckdb.DuckDBPyConnection) -> int:
     return bookkeeping.scalar(connection, "select max(load_seq) from lake.observability.loads")
 
 
+def is_up_to_date(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the head is the published version, and every model has processed every load that was entered."""
+    behind = bookkeeping.scalar(
+        connection,
+        "select count(*) from (select max(load_seq) as mark from lake.observability.progress group by model)"
+        f" where mark < {last_load_seq(connection)}",
+    )
+    return last_event(connection) in ("published", "restored") and behind == 0
+
+
+def was_made_anew(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether plain dbt has made tables anew since the published version: then every row is to be tested."""
+    query = (
+        "select count(*) from lake.observability.runs where command like '%--full-refresh' and rowid > coalesce("
+        "(select max(rowid) from lake.observability.runs where event in ('published', 'restored')), -1)"
+    )
+    return bookkeeping.scalar(connection, query) > 0
+
+
 def restore_if_unfinished(connection: duckdb.DuckDBPyConnection, settings: Settings) -> bool:
     """Take back what a failed or killed run wrote, where the last run was one; whether it was."""
     if last_event(connection) not in UNFINISHED:
@@ -148,15 +167,15 @@ def _tables(connection: duckdb.DuckDBPyConnection, catalog: str) -> dict[tuple[s
     return {(schema, table): str(identities[table]) for schema, table in rows}
 
 
-def publish(connection: duckdb.DuckDBPyConnection, settings: Settings, run: str) -> int:
+def publish(connection: duckdb.DuckDBPyConnection, settings: Settings) -> int:
     """Make the head, which has passed its tests, the version that readers get; its snapshot id."""
     version = head(connection)
     connection.execute("begin")
     connection.execute(
-        "insert into lake.observability.releases values (?, now()::timestamp, ?, ?, ?)",
-        [version, last_load_seq(connection), code_fingerprint(), run],
+        "insert into lake.observability.releases values (?, now()::timestamp, ?, ?)",
+        [version, last_load_seq(connection), code_fingerprint()],
     )
-    note(connection, run, "published", f"version {version}")
+    note(connection, "", "published", f"version {version}")
     connection.execute("commit")
     write_connect_script(settings, version)
     return version

@@ -1,9 +1,10 @@
 {#- The last word of an invocation: only what ends well can be built upon or published (market_data/publishing.py). -#}
 {% macro finish_run(results) -%}
-    {%- if flags.WHICH in ('build', 'run', 'snapshot', 'seed', 'test') -%}
-        {%- set bad = results | map(attribute='status') | map('string') | select('in', ['error', 'fail', 'runtime error', 'skipped']) | list -%}
+    {%- set bad = results | map(attribute='status') | map('string') | select('in', ['error', 'fail', 'runtime error', 'skipped']) | list -%}
+    {#- Tests that pass write nothing and change nothing. -#}
+    {%- if flags.WHICH in ('build', 'run', 'snapshot', 'seed') or (flags.WHICH == 'test' and bad) -%}
         insert into lake.observability.runs (invocation_id, event, command, happened_at)
-        values ('{{ invocation_id }}', '{{ "failed" if bad else "succeeded" }}', 'dbt {{ flags.WHICH }}', now()::timestamp)
+        values ('{{ invocation_id }}', '{{ "failed" if bad else "succeeded" }}', 'dbt {{ flags.WHICH }}{{ " --full-refresh" if flags.FULL_REFRESH }}', now()::timestamp)
     {%- else -%}
         select 1
     {%- endif -%}

@@ -9,7 +9,7 @@
 {% macro get_where_subquery(relation) -%}
     {%- set conditions = [] -%}
     {%- if config.get('where') -%}{%- do conditions.append(config.get('where')) -%}{%- endif -%}
-    {%- set scope = scope_of(relation) if execute and not var('test_everything') else none -%}
+    {%- set scope = scope_of(relation) if execute and not var('test_everything') and not flags.FULL_REFRESH else none -%}
     {%- if scope -%}{%- do conditions.append(scope) -%}{%- endif -%}
     {%- if conditions -%}
         (select * from {{ relation }} where ({{ conditions | join(') and (') }})) as dbt_subquery

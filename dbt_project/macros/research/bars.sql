@@ -3,13 +3,14 @@
     the session. Work is chosen by what the build changed, so each model begins from the periods it touched.
 -#}
 
-{#- The event dates, as literals, in which this model's inputs changed since its mark: the partitions to read. -#}
+{#- The dates, as literals, of all trades of the sessions that changed since this model's mark: the partitions to read. A
+    session in New York goes on into the next day in UTC. -#}
 {% macro changed_dates(models) -%}
     {%- set dates = [] -%}
     {%- if execute -%}
         {%- for name in models -%}
             {%- for value in run_query(
-                "select distinct unnest([session_date, event_date])::varchar as changed from " ~ ref(name) ~ " where build_seq > " ~ mark()
+                "select distinct unnest([session_date, session_date + 1, event_date])::date::varchar as changed from " ~ ref(name) ~ " where build_seq > " ~ mark()
             ).columns[0].values() if value -%}
                 {%- do dates.append("date '" ~ value ~ "'") -%}
             {%- endfor -%}
@@ -121,7 +122,7 @@ trades as (
         and not is_cancelled
         and price > 0
         and size > 0
-        and event_date in (select unnest([{{ dates }}]))
+        and event_date in ({{ dates }})
 ),
 
 eligible as (
@@ -175,6 +176,7 @@ traded_sessions as (
     from {{ ref('int_trades__versioned') }}
     where not is_duplicate
         and not is_deletion
+        and event_date in ({{ dates }})
         and (listing_id, session_date) in (
             select (listing_id, session_date)
             from touched

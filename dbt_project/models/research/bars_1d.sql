@@ -23,7 +23,7 @@ days as (
         case calendar.calendar when 'utc' then (period + 1)::timestamp_ns else sessions.close_at end as session_close,
         {{ currency_of('venue', 'symbol') }} as currency
     from named
-    inner join (select distinct venue, calendar from feeds where format in ('lines', 'csv') ) as calendar using (venue)
+    inner join (select distinct venue, calendar from feeds) as calendar using (venue)
     left join sessions on calendar.calendar = sessions.calendar and named.period = sessions.session_date
 )
 
