@@ -53,7 +53,8 @@ def load_file(
     One whose name says nothing:
         mdp load file --feed alfred_observations --set series_id=GDP observations.json
 
-    Loading the same bytes again changes nothing. A file that is broken, or not of this feed, is refused whole
+    Hidden files are left out, and links that lead out of a directory are refused. Loading the same bytes
+    again changes nothing. A file that is broken, or not of this feed, is refused whole
     and the others are loaded; the exit code is 1 then. `mdp build` turns what was loaded into tables.
     """
     attributes = _attributes(settings_given)

@@ -64,7 +64,12 @@ def _walk(given: str, root: Path, avoid: str) -> Iterator[Found]:
     elif _is_directory(path):
         # A linked directory inside the one given is reached by its own path.
         if str(path) != os.path.realpath(avoid) and (path == root or not Path(given).is_symlink()):
-            for child in sorted(os.listdir(path)):  # noqa: PTH208 (names, sorted, are all that is needed)
+            try:
+                children = sorted(os.listdir(path))  # noqa: PTH208 (names are all that is needed)
+            except OSError as error:
+                yield Found(given, path, Path(given).name, f"cannot be listed: {error.strerror}")
+                return
+            for child in children:
                 if not child.startswith("."):
                     yield from _walk(os.path.join(given, child), root, avoid)  # noqa: PTH118
     else:

@@ -6,12 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from loaders.ledger import Entry
 from loaders.settings import Settings
+
+# The tests write files and share the machine: a slow disk is no defect.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 Rows = Callable[[Entry], list[dict[str, Any]]]
 

@@ -397,6 +397,17 @@ def test_one_bad_file_does_not_stop_the_others(settings: Settings, write: Write)
     assert [outcome.status for outcome in outcomes] == ["refused", "loaded", "refused"]
 
 
+def test_a_directory_that_cannot_be_listed_is_refused(
+    settings: Settings, raw: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Any) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    inbox = write(NAME, DAY).parent
+    monkeypatch.setattr("loaders.paths.os.listdir", denied)
+    refused(one(inbox, "massive_day_aggs", settings), raw, "cannot be listed: Permission denied")
+
+
 def test_a_refusal_does_not_block_a_later_load(settings: Settings, write: Write) -> None:
     path = write("gdp.json", GDP)
     assert one(path, "alfred_observations", settings).status == "refused"
