@@ -70,7 +70,7 @@ def enter_loads(connection: duckdb.DuckDBPyConnection, settings: Settings) -> in
     Reads the ledger from a little before the last pointer seen, so that the cost follows what is new: an entry
     comes within POINTER_LIFE of its pointer, and the clocks of loaders differ.
     """
-    ledger = Ledger(open_store(settings.raw))
+    ledger = Ledger(open_store(settings.raw, settings.s3))
     row = connection.execute("select max(ledger_cursor) from lake.observability.loads").fetchone()
     found: list[tuple[str, Entry]] = []
     for cursor, entry in ledger.since(_a_little_before(row[0]) if row and row[0] else None):

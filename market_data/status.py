@@ -64,7 +64,7 @@ def show(settings: Settings, screen: Console) -> None:
     try:
         version = published_version(settings)
     except NotPublishedError as error:
-        waiting = sum(entry is not None for _, entry in Ledger(open_store(settings.raw)).since(None))
+        waiting = sum(entry is not None for _, entry in Ledger(open_store(settings.raw, settings.s3)).since(None))
         screen.print(f"{waiting} loads are in the raw zone {settings.raw}; {error}", soft_wrap=True)
         return
     with lake.open_version(settings, version) as connection:
@@ -96,7 +96,7 @@ def show(settings: Settings, screen: Console) -> None:
     screen.print(table)
     unseen = sum(
         entry is not None
-        for _, entry in Ledger(open_store(settings.raw)).since(cursor[0] if cursor else None)
+        for _, entry in Ledger(open_store(settings.raw, settings.s3)).since(cursor[0] if cursor else None)
     )
     if unseen:
         screen.print(f"{unseen} ledger entries are not in this version yet: `mdp build` takes them in")
