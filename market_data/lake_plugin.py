@@ -39,9 +39,8 @@ class Plugin(BasePlugin):
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         """Called once, for the process's one DuckDB connection."""
-        path = lock.lock_path(self.settings)
-        if not lock.is_held(path):  # mdp holds it when it runs dbt; plain dbt keeps it until the process ends
-            lock.acquire(path, self.settings.lock_wait_seconds)
+        if not lock.is_held(self.settings):  # mdp holds it when it runs dbt; plain dbt keeps it to its end
+            lock.acquire(self.settings)
         lake.make_places(self.settings)
         lake.prepare(conn, self.settings)
         bookkeeping.create_tables(conn)

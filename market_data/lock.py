@@ -1,14 +1,14 @@
 """One writer per lake.
 
-Two DuckLake transactions that delete and insert the same key both commit, so that the key is there
-twice: writers take turns, held by a lock beside the catalog.
+Two DuckLake transactions that delete and insert the same key both commit, and the key is there twice: so
+writers take turns.
 
     mdp build ─┐
-    dbt build ─┼─ writers_lock(settings) ── attach, write, publish ── release
+    dbt build ─┼─ acquire(settings) ── attach, write, publish ── release, or the end of the process
     mdp seal  ─┘
 
-A SQLite catalog's lock is a file that the operating system locks and frees, whatever ends the process;
-a PostgreSQL catalog's is an advisory lock of that database, so that it holds across machines.
+The lock is a file that the operating system frees, however the process ends. A catalog in PostgreSQL adds an
+advisory lock of its database, held by an open transaction, so that writers on other machines wait as well.
 """
 
 from __future__ import annotations
@@ -20,16 +20,32 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from loaders.settings import Settings
+import duckdb
 
-_held: dict[Path, int] = {}
+from loaders.settings import Settings
+from market_data import lake
+
+POLL_SECONDS = 0.2
+ADVISORY_KEY = 0x6D64705F77726974
+"""The same for all: an advisory lock belongs to one database, and a database holds one catalog."""
 
 
 class LakeBusyError(RuntimeError):
     """Another process writes to this lake, and went on doing so for longer than we were told to wait."""
+
+
+@dataclass
+class _Held:
+    file: IO[str]
+    transaction: duckdb.DuckDBPyConnection | None = None
+    times: int = field(default=1)
+
+
+_held: dict[Path, _Held] = {}
 
 
 def lock_path(settings: Settings) -> Path:
@@ -38,36 +54,54 @@ def lock_path(settings: Settings) -> Path:
 
 
 @contextmanager
-def writers_lock(settings: Settings, *, wait_seconds: float | None = None) -> Iterator[None]:
+def writers_lock(settings: Settings) -> Iterator[None]:
     """Hold the lake's writers' lock; a process that holds it may take it again.
 
-    Waits up to ``wait_seconds`` (by default MDP_LOCK_WAIT, or 600) and then raises ``LakeBusyError``, which
-    names the process that holds it.
+    Waits up to MDP_LOCK_WAIT seconds, and then raises ``LakeBusyError``, which names who holds it.
     """
-    path = lock_path(settings)
-    acquire(path, settings.lock_wait_seconds if wait_seconds is None else wait_seconds)
+    acquire(settings)
     try:
         yield
     finally:
-        release(path)
+        release(settings)
 
 
-_files: dict[Path, IO[str]] = {}
-
-
-def is_held(path: Path) -> bool:
+def is_held(settings: Settings) -> bool:
     """Whether this process holds the lock."""
-    return bool(_held.get(path))
+    return lock_path(settings) in _held
 
 
-def acquire(path: Path, wait_seconds: float) -> None:
-    """Take the lock at ``path``, again where this process holds it already."""
-    if _held.get(path):
-        _held[path] += 1
+def acquire(settings: Settings) -> None:
+    """Take the lock, again where this process has it already. Raises as ``writers_lock`` does."""
+    path = lock_path(settings)
+    if path in _held:
+        _held[path].times += 1
         return
+    deadline = time.monotonic() + settings.lock_wait_seconds
+    file = _lock_file(path, deadline)
+    try:
+        transaction = _lock_catalog(settings, deadline) if settings.lake.startswith("postgres:") else None
+    except BaseException:
+        file.close()
+        raise
+    _held[path] = _Held(file, transaction)
+
+
+def release(settings: Settings) -> None:
+    """Give the lock back."""
+    path = lock_path(settings)
+    held = _held[path]
+    held.times -= 1
+    if held.times == 0:
+        del _held[path]
+        if held.transaction is not None:
+            held.transaction.close()
+        held.file.close()
+
+
+def _lock_file(path: Path, deadline: float) -> IO[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+")
-    deadline = time.monotonic() + wait_seconds
     told = False
     while True:
         try:
@@ -75,36 +109,38 @@ def acquire(path: Path, wait_seconds: float) -> None:
             break
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "another process"
-            if time.monotonic() >= deadline:
-                file.close()
-                raise LakeBusyError(
-                    f"the lake is being written to by {holder}; its lock is {path}. "
-                    f"Try again when it has ended, or wait longer: MDP_LOCK_WAIT=SECONDS"
-                ) from None
-            if not told:
-                sys.stderr.write(f"waiting for {holder}, which writes to this lake …\n")
-                told = True
-            time.sleep(0.2)
+            told = _wait(deadline, file.read().strip() or "another process", str(path), told)
     file.seek(0)
     file.truncate()
-    file.write(
-        json.dumps(
-            {
-                "pid": os.getpid(),
-                "command": Path(sys.argv[0]).name,
-                "since": time.strftime("%FT%TZ", time.gmtime()),
-            }
-        )
-    )
+    since = time.strftime("%FT%TZ", time.gmtime())
+    file.write(json.dumps({"pid": os.getpid(), "command": Path(sys.argv[0]).name, "since": since}))
     file.flush()
-    _files[path] = file
-    _held[path] = 1
+    return file
 
 
-def release(path: Path) -> None:
-    """Give the lock back; the operating system does so too when the process ends."""
-    _held[path] -= 1
-    if _held[path] == 0:
-        del _held[path]
-        _files.pop(path).close()
+def _lock_catalog(settings: Settings, deadline: float) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute(f"LOAD {lake.quoted(str(lake.extension_file('postgres_scanner')))}")
+    dsn = settings.lake.removeprefix("postgres:")
+    connection.execute(f"ATTACH {lake.quoted(dsn)} AS catalog (TYPE postgres)")
+    told = False
+    while True:
+        connection.execute("begin")
+        query = f"select pg_try_advisory_xact_lock({ADVISORY_KEY}) as is_mine"
+        row = connection.execute(f"select is_mine from postgres_query('catalog', {lake.quoted(query)})").fetchone()
+        if row and row[0]:
+            return connection
+        connection.execute("rollback")
+        told = _wait(deadline, "a process on another machine", "in the catalog's database", told)
+
+
+def _wait(deadline: float, holder: str, place: str, told: bool) -> bool:
+    if time.monotonic() >= deadline:
+        raise LakeBusyError(
+            f"the lake is being written to by {holder}; its lock is {place}. "
+            "Try again when that has ended, or wait longer: MDP_LOCK_WAIT=SECONDS"
+        )
+    if not told:
+        sys.stderr.write(f"waiting for {holder}, which writes to this lake …\n")
+    time.sleep(POLL_SECONDS)
+    return True
