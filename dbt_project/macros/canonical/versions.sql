@@ -3,7 +3,8 @@
 
     A relation of records has, beside the table's own columns:
 
-    - the identity `key` (a list of columns, never null), and `content`, the venue's facts that make a revision;
+    - the identity `key` (a list of columns, never null), and `content`, the venue's facts that make a revision, as
+      expressions over columns that the table keeps;
     - rule_known_from: when the fact could have been known by the feed's rule; knowledge_basis: which rule that was;
     - delivered_at: a vendor's delivery; null for a stream, whose delivery is its receipt;
     - slot: which of a key's facts this is, where a record dates them itself (a vintage, a membership's end), and

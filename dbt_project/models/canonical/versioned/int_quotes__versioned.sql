@@ -81,9 +81,7 @@ new_records as (
         venue || ':' || symbol as listing_id,
         venue,
         event_time::date as event_date,
-        '' as slot,
-        -- Where the receipt is the only clock, the time is not the venue's fact: received twice, it is the same quote.
-        nullif(event_time, received_time) as event_time_of_venue
+        '' as slot
     from (
         select
             *, null::varchar[] as conditions, null::varchar as bid_exchange, null::varchar as ask_exchange
@@ -94,11 +92,12 @@ new_records as (
     inner join {{ ref('feeds') }} as feeds using (feed)
 ),
 
+-- Where the receipt is the only clock, the time is not the venue's fact: received twice, it is the same quote.
 {{ versions(
     'new_records',
     key=['listing_id', 'identity_scope', 'quote_number'],
     content=[
-        'event_time_of_venue', 'bid_price', 'bid_size', 'bid_exchange', 'ask_price', 'ask_size', 'ask_exchange', 'update_id',
+        'nullif(event_time, received_time)', 'bid_price', 'bid_size', 'bid_exchange', 'ask_price', 'ask_size', 'ask_exchange', 'update_id',
         'conditions', 'sequence'
     ]
 ) }}
