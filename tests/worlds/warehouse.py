@@ -1,0 +1,165 @@
+"""A warehouse of a test's own, and the definition of "equal" for what it holds.
+
+    Warehouse(directory) ── .load() ── .build() ── .tables() ── differences(a, b) ── [] where they are equal
+
+Two tables are equal when every row and column is; floats to 1e-12 relative. (load_seq and build_seq count
+loads and builds: they are no columns of the contract.)
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from loaders.files import Outcome, load
+from loaders.settings import Settings
+from market_data import client, lake
+from market_data.build import Outcome as BuildOutcome
+from market_data.build import build
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CANONICAL = ("trades", "quotes", "bars", "macro_observations", "corporate_actions", "universe_membership")
+RESEARCH = ("bars_1m", "bars_1d", "macro_series")
+COUNTERS = {"load_seq", "build_seq", "loaded_at"}
+TABLES = (
+    *(f"canonical.{table}" for table in (*CANONICAL, "quarantine")),
+    *(f"versioned.int_{table}__versioned" for table in CANONICAL),
+    *(f"research.{table}" for table in RESEARCH),
+    "observability.conservation",
+    "observability.records_by_kind",
+)
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """A raw zone and a lake below one directory."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(
+            raw=str(self.root / "raw"), lake=str(self.root / "lake.sqlite"), lake_data=str(self.root / "lake")
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For a process of its own."""
+        places = {"MDP_RAW": self.settings.raw, "MDP_LAKE": self.settings.lake}
+        return {**os.environ, **places, "MDP_LAKE_DATA": self.settings.lake_data}
+
+    def load(
+        self,
+        path: Path,
+        feed: str,
+        delivered_at: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> Outcome:
+        """Load one file; its outcome."""
+        (outcome,) = load(
+            [path], feed, settings=self.settings, delivered_at=delivered_at, attributes=attributes or {}
+        )
+        return outcome
+
+    def build(self, *, full_refresh: bool = False) -> BuildOutcome:
+        return build(self.settings, full_refresh=full_refresh)
+
+    def reader(self, version: int | None = None) -> duckdb.DuckDBPyConnection:
+        """A connection to a version, by default the published one."""
+        return lake.open_version(self.settings, version or client.published_version(self.settings))
+
+    def ask(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """The rows that the published version answers with."""
+        with self.reader() as connection:
+            return connection.execute(query, parameters).fetchall()
+
+    def tables(
+        self, names: Iterable[str] = TABLES, *, version: int | None = None, where: str = "true"
+    ) -> dict[str, pa.Table]:
+        """Whole tables of a version, by default the published one, in an order of their own rows."""
+        with self.reader(version) as connection:
+            return {name: read_sorted(connection, f"(from {name} where {where})") for name in names}
+
+    def copy(self, to: Path) -> Warehouse:
+        """Another raw zone of the same loads, with no lake yet."""
+        shutil.copytree(self.root / "raw", to / "raw")
+        return Warehouse(to)
+
+    def mdp(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """Run mdp in a process of its own."""
+        return self.run([sys.executable, "-m", "market_data.cli", *arguments], timeout=timeout)
+
+    def run(self, command: Sequence[str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            env=self.environment,
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+
+def read_sorted(connection: duckdb.DuckDBPyConnection, relation: str) -> pa.Table:
+    """All rows of a relation, ordered by what is exact before what is a float."""
+    columns = [
+        (name, kind)
+        for name, kind, *_ in connection.execute(f"describe from {relation}").fetchall()
+        if name not in COUNTERS
+    ]
+    exact = [f'"{name}"' for name, kind in columns if kind != "DOUBLE"]
+    floats = [f'"{name}"' for name, kind in columns if kind == "DOUBLE"]
+    listed = ", ".join(f'"{name}"' for name, _ in columns)
+    return connection.execute(
+        f"select {listed} from {relation} order by {', '.join(exact + floats)}"
+    ).to_arrow_table()
+
+
+def differences(left: Mapping[str, pa.Table], right: Mapping[str, pa.Table]) -> list[str]:
+    """What tells two warehouses apart, table by table; nothing where they are equal."""
+    return [f"{name}: {what}" for name in left for what in table_differences(left[name], right[name])]
+
+
+def table_differences(left: pa.Table, right: pa.Table) -> list[str]:
+    """What tells two tables apart that `read_sorted` gave: columns, number of rows, or the first cells."""
+    if left.column_names != right.column_names:
+        return [f"columns {left.column_names} and {right.column_names}"]
+    if left.num_rows != right.num_rows:
+        return [f"{left.num_rows} and {right.num_rows} rows", *_lone_rows(left, right)]
+    found = []
+    for name in left.column_names:
+        if left[name].equals(right[name]):
+            continue
+        pairs = zip(left[name].to_pylist(), right[name].to_pylist(), strict=True)
+        unequal = [(row, a, b) for row, (a, b) in enumerate(pairs) if not same(a, b)]
+        if unequal:
+            row, a, b = unequal[0]
+            found.append(f"{name} of {len(unequal)} rows, as of row {row}: {a!r} and {b!r}")
+    return found + (_lone_rows(left, right) if found else [])
+
+
+def _lone_rows(left: pa.Table, right: pa.Table, most: int = 3) -> list[str]:
+    rows = [{repr(sorted(row.items())) for row in table.to_pylist()} for table in (left, right)]
+    return [
+        f"only {side}: {row}"
+        for side, mine, other in (("left", *rows), ("right", *reversed(rows)))
+        for row in sorted(mine - other)[:most]
+    ]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two cells are equal; floats to 1e-12 relative."""
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-12, abs_tol=0) or (math.isnan(a) and math.isnan(b))
+    return bool(a == b)
