@@ -4,7 +4,7 @@
     A relation of records has, beside the table's own columns:
 
     - the identity `key` (a list of columns, never null), and `content`, the venue's facts that make a revision, as
-      expressions over columns that the table keeps;
+      expressions over columns that the table keeps and is_deletion (a key that a later delivery lacks);
     - rule_known_from: when the fact could have been known by the feed's rule; knowledge_basis: which rule that was;
     - delivered_at: a vendor's delivery; null for a stream, whose delivery is its receipt;
     - slot: which of a key's facts this is, where a record dates them itself (a vintage, a membership's end), and
@@ -103,7 +103,7 @@ keyed as (
     select
         facts.*,
         hash({{ keys }}) as key_hash,
-        hash(is_deletion, {{ content | join(', ') }}) as content_hash,
+        hash({{ content | join(', ') }}) as content_hash,
         feeds.revision_rule = 'delivery' as is_delivered,
         feeds.live_from is not null and delivered_at >= feeds.live_from::timestamp_ns as is_live
     from (

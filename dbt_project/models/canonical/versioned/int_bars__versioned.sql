@@ -40,7 +40,7 @@ new_records as (
 {{ versions(
     'new_records',
     key=['listing_id', 'bar_interval', 'bar_start'],
-    content=['open', 'high', 'low', 'close', 'volume', 'vwap', 'trade_count'],
+    content=['open', 'high', 'low', 'close', 'volume', 'vwap', 'trade_count', 'is_deletion'],
     sequence='bar_start'
 ) }}
 

@@ -46,7 +46,7 @@ new_records as (
 {{ versions(
     'new_records',
     key=['listing_id', 'action_type', 'ex_date'],
-    content=['split_from', 'split_to', 'cash_amount', 'currency', 'declared_on', 'record_date', 'pay_date'],
+    content=['split_from', 'split_to', 'cash_amount', 'currency', 'declared_on', 'record_date', 'pay_date', 'is_deletion'],
     sequence='ex_date'
 ) }}
 

@@ -21,7 +21,7 @@ new_records as (
 {{ versions(
     'new_records',
     key=['series_id', 'observation_date'],
-    content=['value'],
+    content=['value', 'is_deletion'],
     sequence='published_on',
     slotted=true
 ) }}

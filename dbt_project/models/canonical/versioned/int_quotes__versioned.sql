@@ -98,7 +98,7 @@ new_records as (
     key=['listing_id', 'identity_scope', 'quote_number'],
     content=[
         'nullif(event_time, received_time)', 'bid_price', 'bid_size', 'bid_exchange', 'ask_price', 'ask_size', 'ask_exchange', 'update_id',
-        'conditions', 'sequence'
+        'conditions', 'sequence', 'is_deletion'
     ]
 ) }}
 

@@ -114,7 +114,7 @@ new_records as (
 {{ versions(
     'new_records',
     key=['listing_id', 'identity_scope', 'trade_id'],
-    content=['event_time', 'price', 'size', 'side', 'exchange', 'conditions', 'sequence', 'is_cancelled']
+    content=['event_time', 'price', 'size', 'side', 'exchange', 'conditions', 'sequence', 'is_cancelled or is_deletion']
 ) }}
 
 select

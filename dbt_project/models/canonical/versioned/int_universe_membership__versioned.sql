@@ -42,7 +42,7 @@ new_records as (
 {{ versions(
     'new_records',
     key=['index_name', 'listing_id', 'valid_from'],
-    content=['valid_to'],
+    content=['valid_to', 'is_deletion'],
     sequence='slot',
     slotted=true
 ) }}
