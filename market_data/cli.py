@@ -22,7 +22,7 @@ from loaders.settings import Settings, SettingsError
 from market_data import lock
 from market_data.client import NotPublishedError
 
-screen = Console()
+screen = Console(width=None if sys.stdout.isatty() else 120)
 notes = Console(stderr=True)
 
 

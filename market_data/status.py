@@ -7,6 +7,7 @@ registry's freshness objective ─────────────┘
 
 from __future__ import annotations
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -33,8 +34,6 @@ refused as (
 counted as (
     select
         feed,
-        sum(canonical_records) as canonical_records,
-        sum(duplicates) as duplicates,
         sum(quarantined) as quarantined,
         bool_and(is_conserved) as is_conserved
     from lake.observability.conservation
@@ -46,11 +45,9 @@ select
     coalesce(loads, 0),
     coalesce(refused, 0),
     coalesce(records, 0),
-    coalesce(canonical_records, 0),
-    coalesce(duplicates, 0),
     coalesce(quarantined, 0),
     coalesce(is_conserved, true),
-    strftime(last_loaded_at::timestamp, '%Y-%m-%d %H:%M'),
+    strftime(last_loaded_at::timestamp, '%m-%d %H:%M'),
     date_diff('second', last_loaded_at::timestamp, now()::timestamp)
 from loaded
 full join refused using (feed)
@@ -71,28 +68,30 @@ def show(settings: Settings, screen: Console) -> None:
         rows = connection.execute(PER_FEED).fetchall()
         cursor = connection.execute("select max(ledger_cursor) from lake.observability.loads").fetchone()
     objectives = {name: feed.row["freshness_minutes"] for name, feed in load_registry().items()}
-    table = Table(header_style="bold", title=f"version {version}", title_justify="left")
-    for name in (
-        "feed",
-        "loads",
-        "refused",
-        "records",
-        "canonical",
-        "duplicates",
-        "quarantined",
-        "counts",
-        "last load (UTC)",
-        "age",
-    ):
-        table.add_column(name, justify="left" if name in ("feed", "counts", "last load (UTC)") else "right")
-    for feed, loads, refused, records, canonical, duplicates, quarantined, conserved, last, age in rows:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        header_style="bold",
+        title=f"version {version}",
+        title_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for name in ("feed", "loads", "refused", "records", "quarantined", "adds up", "last load, UTC", "age"):
+        is_number = name in ("loads", "refused", "records", "quarantined")
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=name != "age")
+    for feed, loads, refused, records, quarantined, conserved, last, age in rows:
         objective = objectives.get(feed)
         is_late = age is not None and objective and age > 60 * int(objective)
         table.add_row(
-            escape(feed), f"{loads:,}", f"{refused:,}", f"{records:,}", f"{canonical:,}", f"{duplicates:,}", f"{quarantined:,}",
-            "[green]add up[/green]" if conserved else "[red]do not add up[/red]",
-            last or "", f"[yellow]{_age(age)}, late[/yellow]" if is_late else _age(age),
-        )  # fmt: skip
+            escape(feed),
+            f"{loads:,}",
+            f"{refused:,}" if refused else "",
+            f"{records:,}",
+            f"{quarantined:,}" if quarantined else "",
+            "[green]yes[/green]" if conserved else "[red]NO[/red]",
+            last or "",
+            f"[yellow]{_age(age)}, late[/yellow]" if is_late else _age(age),
+        )
     screen.print(table)
     unseen = sum(
         entry is not None
