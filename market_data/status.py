@@ -71,12 +71,16 @@ def show(settings: Settings, screen: Console) -> None:
     table = Table(
         box=box.SIMPLE_HEAD,
         header_style="bold",
-        title=f"version {version}",
+        title=f"version {version}, times in UTC",
         title_justify="left",
         padding=(0, 1, 0, 0),
+        show_edge=False,
         pad_edge=False,
     )
-    for name in ("feed", "loads", "refused", "records", "quarantined", "adds up", "last load, UTC", "age"):
+    any_refused = any(row[2] for row in rows)
+    for name in ("feed", "loads", "refused", "records", "quarantined", "adds up", "last load", "age"):
+        if name == "refused" and not any_refused:
+            continue
         is_number = name in ("loads", "refused", "records", "quarantined")
         table.add_column(name, justify="right" if is_number else "left", no_wrap=name != "age")
     for feed, loads, refused, records, quarantined, conserved, last, age in rows:
@@ -85,7 +89,7 @@ def show(settings: Settings, screen: Console) -> None:
         table.add_row(
             escape(feed),
             f"{loads:,}",
-            f"{refused:,}" if refused else "",
+            *([f"{refused:,}" if refused else ""] if any_refused else []),
             f"{records:,}",
             f"{quarantined:,}" if quarantined else "",
             "[green]yes[/green]" if conserved else "[red]NO[/red]",

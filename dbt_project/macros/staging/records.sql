@@ -30,7 +30,8 @@ verdicts as (
             when payload is not null and text is null then 'not_utf8: the payload is not UTF-8 text'
             when kind is null and not json_valid(text) then 'malformed_json: the payload is not a JSON document'
             {% else -%}
-            when payload is not null then 'malformed_row: the row has another number of fields than the header, or is not UTF-8'
+            when payload is not null and {{ utf8_text('payload') }} is null then 'not_utf8: the row is not UTF-8 text'
+            when payload is not null then 'malformed_row: the row has another number of fields than the header'
             {% endif -%}
             when kind is null then 'unknown_kind: the record does not say what it is'
             when {% if modelled_kinds %}kind not in ({{ quoted_list(modelled_kinds) }}) and {% endif %}not {{ is_listed(feed, 'control_kinds') }}
