@@ -212,7 +212,10 @@ def demo(directory: Path, fresh: bool) -> None:
     """
     from market_data.demo import show
 
-    show.run(directory, screen, fresh=fresh)
+    try:
+        show.run(directory, screen, fresh=fresh)
+    except show.DemoError as error:
+        fail(str(error))
 
 
 if __name__ == "__main__":

@@ -47,12 +47,12 @@ class Finding:
 
 KINDS: Mapping[str, tuple[str, str]] = {
     "defect": (
-        "broken records, set aside",
+        "broken records set aside",
         f"exists (from canonical.quarantine where {_HERE} and reason = plant.reason)",
     ),
     "duplicate": ("records sent twice", f"exists (from copies where {_HERE} and is_duplicate)"),
     "overlap": (
-        "files overlapping the last",
+        "files overlapping others",
         f"(select count(*) from copies where {_LOAD} and source_position <= plant.records and is_duplicate)"
         " = plant.records",
     ),
@@ -63,7 +63,8 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "late": ("files come late", f"exists (from copies where {_LOAD} and not is_duplicate)"),
     "redelivery": (
         "days delivered again",
-        f"exists (from observability.conservation where {_LOAD} and canonical_records > 0 and duplicates > 0)",
+        f"exists (from observability.conservation where {_LOAD} and canonical_records > 0"
+        " and duplicates > 0)",
     ),
     "revision": (
         "values revised",
@@ -92,7 +93,8 @@ KINDS: Mapping[str, tuple[str, str]] = {
     ),
     "blank": (
         "blank lines",
-        f"exists (from observability.records_by_kind where {_LOAD} and kind = 'blank' and disposition = 'control')",
+        f"exists (from observability.records_by_kind where {_LOAD} and kind = 'blank'"
+        " and disposition = 'control')",
     ),
     "no_match": (
         "look-up with no match",
@@ -100,7 +102,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     ),
     "fallback": (
         "second-best times taken",
-        f"exists (from copies where {_HERE} and not is_duplicate and event_time is not null)",
+        f"exists (from copies where {_HERE} and not is_duplicate and known_from is not null)",
     ),
     "unit": (
         "clock in microseconds",
@@ -108,7 +110,8 @@ KINDS: Mapping[str, tuple[str, str]] = {
     ),
     "skew": (
         "recorder's clock behind",
-        f"(select bool_and(known_from >= event_time) and bool_or(received_time < event_time) from copies where {_LOAD})",
+        "(select bool_and(known_from >= event_time) and bool_or(received_time < event_time)"
+        f" from copies where {_LOAD})",
     ),
     "drift": (
         "columns come or gone",
@@ -120,12 +123,12 @@ KINDS: Mapping[str, tuple[str, str]] = {
         f"exists (from canonical.corporate_actions where {_HERE} and action_type = 'split')",
     ),
     "rename": (
-        "ticker change (kept for later)",
+        "ticker change, still unread",
         f"exists (from observability.records_by_kind where {_LOAD} and disposition = 'unread')",
     ),
     "new": ("member joining an index", f"exists (from canonical.universe_membership where {_HERE})"),
     "missing_value": (
-        "figure published as missing",
+        "figure published missing",
         f"exists (from canonical.macro_observations where {_HERE} and value is null)",
     ),
 }
@@ -175,8 +178,8 @@ def _register(connection: duckdb.DuckDBPyConnection, truth: Truth, load_ids: Map
     connection.execute(
         "create or replace temp table copies as "
         + " union all by name ".join(
-            f"select columns(c -> c in ('load_id', 'source', 'source_position', 'is_duplicate', 'revision', 'known_from',"
-            f" 'event_time', 'received_time')) from versioned.int_{table}__versioned"
+            "select columns(c -> c in ('load_id', 'source', 'source_position', 'is_duplicate', 'revision',"
+            f" 'known_from', 'event_time', 'received_time')) from versioned.int_{table}__versioned"
             " where not is_deletion and load_id in (select load_id from planted)"
             for table in _VERSIONED
         )
@@ -193,9 +196,9 @@ def counts(connection: duckdb.DuckDBPyConnection, truth: Truth, load_ids: Mappin
     ]
     return [
         _tally("loads, six counts each", _loads(connection, truth.deliveries, load_ids)),
-        _tally("tables: keys, versions, cancelled", _tables(connection, truth)),
+        _tally("keys, versions of a table", _tables(connection, truth)),
         _tally("sums of traded sizes", _sizes(connection, truth)),
-        _tally("answers as known on a date", answers),
+        _tally("answers as known then", answers),
     ]
 
 
@@ -234,8 +237,8 @@ def _tables(connection: duckdb.DuckDBPyConnection, truth: Truth) -> list[bool]:
         cancelled = "is_cancelled" if name == "trades" else "false"
         found = _row(
             connection,
-            f"select count(*) filter (known_to is null), count(*), count(*) filter (known_to is null and {cancelled})"
-            f" from canonical.{name}",
+            "select count(*) filter (known_to is null), count(*),"
+            f" count(*) filter (known_to is null and {cancelled}) from canonical.{name}",
         )
         agree.append(found == (expected.keys, expected.versions, expected.cancelled))
     return agree
@@ -260,8 +263,8 @@ def _answers(
     known_at = question.ask_before if before_or_after == "before" else question.ask_after
     found = dict(
         connection.execute(
-            "select observation_date::varchar, value from research.macro_series_as_of(?::timestamptz::timestamp_ns)"
-            " where series_id = ?",
+            "select observation_date::varchar, value"
+            " from research.macro_series_as_of(?::timestamptz::timestamp_ns) where series_id = ?",
             [known_at, question.series_id],
         ).fetchall()
     )

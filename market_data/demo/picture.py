@@ -3,7 +3,7 @@
     two answers of `macro_series_as_of` ── levels, one line each ──┐
                                         └─ what the revision changed ─┴──> PNG
 
-The colours are two of Okabe and Ito's, which colour-blind eyes tell apart; line style and marker say the same.
+The colours are two of Okabe and Ito's, which colour-blind eyes tell apart; line and marker say the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EARLIER, LATER, QUIET = "#0072B2", "#D55E00", "#555555"
 
 @dataclass(frozen=True)
 class Known:
-    """A series as known at a time (UTC, as a person writes it): its values by the first day of their period."""
+    """A series as known at a time (UTC, as a person writes it): values by the first day of their period."""
 
     known_at: str
     values: Mapping[dt.date, float]
@@ -35,7 +35,6 @@ def draw(file: Path, *, title: str, unit: str, earlier: Known, later: Known, cap
     with tempfile.TemporaryDirectory() as scratch:
         # Where matplotlib keeps its list of fonts; its own choice would be the home directory.
         os.environ.setdefault("MPLCONFIGDIR", scratch)
-        from matplotlib import dates
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(10, 6.25), dpi=160, facecolor="white")
@@ -55,13 +54,13 @@ def draw(file: Path, *, title: str, unit: str, earlier: Known, later: Known, cap
 
         common = sorted(earlier.values.keys() & later.values.keys())
         difference = [later.values[day] - earlier.values[day] for day in common]
-        changes.bar(dates.date2num(common), difference, width=42, color=LATER, alpha=0.85)
+        changes.bar(common, difference, width=dt.timedelta(days=42), color=LATER, alpha=0.85)
         changes.axhline(0, color=QUIET, linewidth=0.8)
         changes.set_ylabel("revision")
-        changes.yaxis.set_major_formatter("{x:+,.0f}")
-        changes.xaxis.set_major_locator(dates.YearLocator())
-        changes.xaxis.set_minor_locator(dates.MonthLocator((4, 7, 10)))
-        changes.xaxis.set_major_formatter(dates.DateFormatter("%Y"))
+        changes.yaxis.set_major_formatter(_signed)
+        changes.set_xticks([day for day in common if day.month > 1], minor=True)
+        years = [day for day in common if day.month == 1]
+        changes.set_xticks(years, [str(day.year) for day in years])
         for panel in (levels, changes):
             _tidy(panel)
         figure.align_ylabels()
@@ -72,6 +71,10 @@ def draw(file: Path, *, title: str, unit: str, earlier: Known, later: Known, cap
             del os.environ["MPLCONFIGDIR"]
 
 
+def _signed(change: float, _: object = None) -> str:
+    return f"{change:+,.0f}".replace("-", "−") if round(change) else "0"
+
+
 def _points(known: Known) -> tuple[list[dt.date], list[float]]:
     days = sorted(known.values)
     return days, [known.values[day] for day in days]
@@ -79,7 +82,8 @@ def _points(known: Known) -> tuple[list[dt.date], list[float]]:
 
 def _said(difference: list[float]) -> str:
     changed = [change for change in difference if change]
-    return f"One revision changed {len(changed)} of {len(difference)} quarters, by {min(changed):+,.0f} to {max(changed):+,.0f}"
+    span = f"{_signed(min(changed))} to {_signed(max(changed))}"
+    return f"One revision changed {len(changed)} of {len(difference)} quarters, by {span}"
 
 
 def _tidy(panel: Axes) -> None:
