@@ -77,9 +77,7 @@ def binance_stream(seed: int, pair: Pair) -> Iterator[Record]:
                     f'"T":{happened},"m":{"true" if sold else "false"},"M":true'
                 )
                 text = f'{received} {{"stream":"{low}@trade","data":{{{data}}}}}'.encode()
-                yield Record(
-                    text, Fate.CANONICAL, "trades", symbol, (symbol, trade_id), size, received=received
-                )
+                yield Record(text, Fate.CANONICAL, "trades", symbol, (symbol, trade_id), size, received=received)
             else:
                 update += 1 + dice.below(9)
                 bid_size, ask_size = book.size(), book.size()
@@ -151,9 +149,7 @@ BINANCE_PLANTINGS: Mapping[str, Mapping[Spot, Planting]] = {
         ("trades", "BTCUSDT", 450): json_field("p", '"0.00000000"', "impossible_value", "price 0"),
         ("trades", "BTCUSDT", 500): json_field("q", '"0.00000000"', "impossible_value", "size 0"),
         ("trades", "BTCUSDT", 550): json_field("q", '"-0.50000000"', "impossible_value", "size -0.5"),
-        ("trades", "BTCUSDT", 600): json_field(
-            "T", "4102444800000", "impossible_time", "it happened on 2100-01-01"
-        ),
+        ("trades", "BTCUSDT", 600): json_field("T", "4102444800000", "impossible_time", "it happened on 2100-01-01"),
         ("quotes", "BTCUSDT", 700): json_field("B", '"many"', "invalid_value", "bid size many"),
         ("quotes", "BTCUSDT", 710): cut_off,
         ("trades", "BTCUSDT", 700): _binance_text(
@@ -169,14 +165,10 @@ BINANCE_PLANTINGS: Mapping[str, Mapping[Spot, Planting]] = {
         ("trades", "ETHUSDT", 333): twice,
         ("quotes", "ETHUSDT", 333): twice,
         ("trades", "ETHUSDT", 444): json_field("q", '"1,5"', "invalid_value", "size 1,5"),
-        ("quotes", "ETHUSDT", 555): _binance_text(
-            "ethusdt@kline_1m", '"e":"kline","E":1715731500000,"s":"ETHUSDT"'
-        ),
+        ("quotes", "ETHUSDT", 555): _binance_text("ethusdt@kline_1m", '"e":"kline","E":1715731500000,"s":"ETHUSDT"'),
     },
     "SOLUSDT/20240515T0020": {
-        ("trades", "SOLUSDT", 250): _binance_text(
-            "!serverShutdown", '"e":"serverShutdown","E":1715733000000000'
-        ),
+        ("trades", "SOLUSDT", 250): _binance_text("!serverShutdown", '"e":"serverShutdown","E":1715733000000000'),
     },
 }
 
@@ -215,9 +207,7 @@ def binance(seed: int) -> Iterator[Parcel]:
 def _notes(path: str, copies: int, pair: Pair, index: int) -> tuple[Plant, ...]:
     notes = []
     if copies:
-        notes.append(
-            Plant("overlap", path, None, "begins with the end of the part before, received again", "", copies)
-        )
+        notes.append(Plant("overlap", path, None, "begins with the end of the part before, received again", "", copies))
     if index == 0 and pair.microseconds:
         notes.append(Plant("unit", path, None, "this pair's connection asked for microseconds"))
     if index == 0 and pair.skew:

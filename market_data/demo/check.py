@@ -63,8 +63,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "late": ("files come late", f"exists (from copies where {_LOAD} and not is_duplicate)"),
     "redelivery": (
         "days delivered again",
-        f"exists (from observability.conservation where {_LOAD} and canonical_records > 0"
-        " and duplicates > 0)",
+        f"exists (from observability.conservation where {_LOAD} and canonical_records > 0 and duplicates > 0)",
     ),
     "revision": (
         "values revised",
@@ -93,8 +92,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     ),
     "blank": (
         "blank lines",
-        f"exists (from observability.records_by_kind where {_LOAD} and kind = 'blank'"
-        " and disposition = 'control')",
+        f"exists (from observability.records_by_kind where {_LOAD} and kind = 'blank' and disposition = 'control')",
     ),
     "no_match": (
         "look-up with no match",
@@ -115,7 +113,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     ),
     "drift": (
         "columns come or gone",
-        f'exists (from observability.loads where {_LOAD} and drift like \'%"added":["%\')'
+        f"exists (from observability.loads where {_LOAD} and json_array_length(drift, '$.added') > 0)"
         f" or exists (from canonical.quotes where {_LOAD} and bid_size is null)",
     ),
     "split": (
@@ -123,21 +121,19 @@ KINDS: Mapping[str, tuple[str, str]] = {
         f"exists (from canonical.corporate_actions where {_HERE} and action_type = 'split')",
     ),
     "rename": (
-        "ticker change, still unread",
+        "ticker change, unread",
         f"exists (from observability.records_by_kind where {_LOAD} and disposition = 'unread')",
     ),
     "new": ("member joining an index", f"exists (from canonical.universe_membership where {_HERE})"),
     "missing_value": (
-        "figure published missing",
+        "figure missing at first",
         f"exists (from canonical.macro_observations where {_HERE} and value is null)",
     ),
 }
 """For each kind of planting: how to call it, and a condition on `plant` that holds where it was found."""
 
 
-def plantings(
-    connection: duckdb.DuckDBPyConnection, truth: Truth, load_ids: Mapping[int, str]
-) -> list[Finding]:
+def plantings(connection: duckdb.DuckDBPyConnection, truth: Truth, load_ids: Mapping[int, str]) -> list[Finding]:
     """Look for each planting, kind by kind; `load_ids` gives the load (or refusal) of each delivery's order.
 
     The connection reads the published version, with `lake` as its default catalog.
@@ -252,14 +248,11 @@ def _sizes(connection: duckdb.DuckDBPyConnection, truth: Truth) -> list[bool]:
         ).fetchall()
     )
     return [
-        abs(found.get(listing, 0.0) - float(size)) <= 1e-9 * float(size)
-        for listing, size in truth.live_sizes.items()
+        abs(found.get(listing, 0.0) - float(size)) <= 1e-9 * float(size) for listing, size in truth.live_sizes.items()
     ]
 
 
-def _answers(
-    connection: duckdb.DuckDBPyConnection, question: Question, before_or_after: str
-) -> Iterator[bool]:
+def _answers(connection: duckdb.DuckDBPyConnection, question: Question, before_or_after: str) -> Iterator[bool]:
     known_at = question.ask_before if before_or_after == "before" else question.ask_after
     found = dict(
         connection.execute(
@@ -273,9 +266,7 @@ def _answers(
         yield found.get(answer.observation_date) == (None if value is None else float(value))
 
 
-def _row(
-    connection: duckdb.DuckDBPyConnection, query: str, values: list[Any] | None = None
-) -> tuple[Any, ...]:
+def _row(connection: duckdb.DuckDBPyConnection, query: str, values: list[Any] | None = None) -> tuple[Any, ...]:
     row = connection.execute(query, values or []).fetchone()
     assert row is not None  # noqa: S101
     return row

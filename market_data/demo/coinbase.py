@@ -59,8 +59,7 @@ def coinbase_stream(seed: int, pair: Pair) -> Iterator[Record]:
             f'"product_id":"{symbol}","sequence":{sequence},"time":"{when}"}}'
         )
         sizes = (
-            f'"best_bid_size":"{trimmed(bid_size, SIZE_PLACES)}",'
-            f'"best_ask_size":"{trimmed(ask_size, SIZE_PLACES)}",'
+            f'"best_bid_size":"{trimmed(bid_size, SIZE_PLACES)}","best_ask_size":"{trimmed(ask_size, SIZE_PLACES)}",'
         )
         ticker = (
             f'{{"type":"ticker","sequence":{sequence},"product_id":"{symbol}","price":"{price}",'
@@ -150,14 +149,10 @@ def _opening(index: int) -> list[Record]:
     moments = [START + CUTS[index] * SECOND + offset * 1_000 for offset in (-843_470, -821_061, -3_200)]
     lines = (
         f"{ENDPOINT} <-> {_seconds(moments[0])}",
-        f"{ENDPOINT} <- {_seconds(moments[1])}: "
-        f'{{"type":"subscribe","product_ids":[{products}],"channels":[{names}]}}',
+        f'{ENDPOINT} <- {_seconds(moments[1])}: {{"type":"subscribe","product_ids":[{products}],"channels":[{names}]}}',
         f'{_seconds(moments[2])}: {{"type":"subscriptions","channels":[{confirmed}]}}',
     )
-    return [
-        Record(line.encode(), Fate.CONTROL, received=moment)
-        for line, moment in zip(lines, moments, strict=True)
-    ]
+    return [Record(line.encode(), Fate.CONTROL, received=moment) for line, moment in zip(lines, moments, strict=True)]
 
 
 def _coinbase_text(body: str, fate: Fate, planted: str, why: str, reason: str = "") -> Planting:

@@ -113,9 +113,7 @@ def parts(records: Iterable[Record]) -> list[list[Record]]:
     return cut
 
 
-def capture(
-    path: str, feed: str, records: list[Record], index: int, *, late: bool, notes: tuple[Plant, ...]
-) -> Parcel:
+def capture(path: str, feed: str, records: list[Record], index: int, *, late: bool, notes: tuple[Plant, ...]) -> Parcel:
     if late:
         notes += (Plant("late", path, None, "loaded after the parts that follow it"),)
     closed = START + CUTS[index + 1] * SECOND + MINUTE

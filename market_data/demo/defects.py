@@ -45,9 +45,7 @@ def twice(record: Record) -> list[Record]:
     return [record, repeated(record)._replace(planted="duplicate", why="the same record again")]
 
 
-def followed_by(
-    text: Callable[[Record], bytes], fate: Fate, planted: str, why: str, reason: str = ""
-) -> Planting:
+def followed_by(text: Callable[[Record], bytes], fate: Fate, planted: str, why: str, reason: str = "") -> Planting:
     """The record, and another of no canonical kind behind it."""
 
     def plant(record: Record) -> list[Record]:

@@ -159,9 +159,7 @@ def _trade_files(session: int, day: date, found: Sequence[Day]) -> Iterator[Parc
     if session == CORRECTED:
         corrected, missing = _corrected_rows(records)
         notes = [("redelivery", "the day again: one trade corrected, one missing, the rest the same")]
-        yield _flat(
-            "trades", day, TRADES, corrected, days_after=5, minute=30, retracted=(missing,), notes=notes
-        )
+        yield _flat("trades", day, TRADES, corrected, days_after=5, minute=30, retracted=(missing,), notes=notes)
 
 
 def _corrected_rows(records: Sequence[Record]) -> tuple[list[Record], Record]:
@@ -174,9 +172,7 @@ def _corrected_rows(records: Sequence[Record]) -> tuple[list[Record], Record]:
             return repeated(record)
         size = record.size + 100 * WHOLE
         text = with_columns(record, TRADES, correction=1, size=trimmed(size, SIZE_PLACES))
-        return record._replace(
-            text=text, size=size, planted="revision", why="delivered again, 100 shares more"
-        )
+        return record._replace(text=text, size=size, planted="revision", why="delivered again, 100 shares more")
 
     return [again(record) for record in records if record is not missing], missing
 
@@ -221,9 +217,7 @@ def _day_files(session: int, day: date, found: Sequence[Day]) -> Iterator[Parcel
     if session == SENT_TWICE:
         notes = [("same_bytes", "the same bytes, delivered once more two days later")]
         again = [repeated(record) for record in records]
-        yield _flat(
-            "day_aggs", day, header, again, days_after=3, minute=15, outcome="redelivered", notes=notes
-        )
+        yield _flat("day_aggs", day, header, again, days_after=3, minute=15, outcome="redelivered", notes=notes)
     if session == CORRECTED:
         wrong = _nth(records, CORRECTED_TICKER, 1)
         fixed = wrong._replace(
@@ -235,14 +229,10 @@ def _day_files(session: int, day: date, found: Sequence[Day]) -> Iterator[Parcel
         first = wrong._replace(planted="revision", why="the correction taken back: the first version again")
         notes = [("redelivery", "the first file's bytes again: the correction is taken back")]
         taken_back = [first if record is wrong else repeated(record) for record in records]
-        yield _flat(
-            "day_aggs", day, header, taken_back, days_after=6, minute=30, outcome="redelivered", notes=notes
-        )
+        yield _flat("day_aggs", day, header, taken_back, days_after=6, minute=30, outcome="redelivered", notes=notes)
 
 
-def _quote_files(
-    seed: int, session: int, day: date, traded: Sequence[tuple[Company, Day]]
-) -> Iterator[Parcel]:
+def _quote_files(seed: int, session: int, day: date, traded: Sequence[tuple[Company, Day]]) -> Iterator[Parcel]:
     if session == HEADER_ONLY:
         notes = [("header_only", "a header and no row: it lands with none")]
         yield _flat("quotes", day, QUOTES, [], notes=notes)

@@ -68,8 +68,7 @@ def gdp(seed: int) -> list[Vintage]:
             estimates[2] = estimates[0]
         releases = [_months_later(period, GDP.months + later) for later in (0, 1, 2)]
         vintages += [
-            Vintage(period, _release(release), estimate)
-            for release, estimate in zip(releases, estimates, strict=True)
+            Vintage(period, _release(release), estimate) for release, estimate in zip(releases, estimates, strict=True)
         ]
     return _benchmarked(vintages, lambda vintage: _other(dice, 150_000) + 90_000)
 
@@ -164,9 +163,7 @@ def _answer(series: Series, fetched: date, records: Sequence[Record]) -> Parcel:
         '"limit":100000,"observations":['
     )
     body = head.encode() + b",".join(record.text for record in records) + b"]}\n"
-    return Parcel(
-        path, "alfred_observations", body, tuple(records), arrives=utc(fetched), notes=_notes(series, path)
-    )
+    return Parcel(path, "alfred_observations", body, tuple(records), arrives=utc(fetched), notes=_notes(series, path))
 
 
 def _notes(series: Series, path: str) -> tuple[Plant, ...]:

@@ -171,9 +171,7 @@ def _openfigi(seed: int) -> Iterator[Parcel]:
         if ticker == "NULL":
             warning = '{"warning":"No identifier found."}'
             tail = f"]}},{warning}]\n"
-            unmatched = [
-                Record(warning.encode(), Fate.CONTROL, planted="no_match", why="a request that found nothing")
-            ]
+            unmatched = [Record(warning.encode(), Fate.CONTROL, planted="no_match", why="a request that found nothing")]
         yield Parcel(
             f"reference/openfigi_mapping_{ticker}.json",
             "openfigi_mapping",
@@ -214,9 +212,7 @@ def _membership(seed: int) -> Iterator[Parcel]:
         for ticker in (*ours, *others[:30])
     ]
     former = [
-        _member(
-            ticker, f"{2005 + dice.below(3)}-06-01", f"{2015 + dice.below(8)}-{1 + dice.below(12):02d}-15"
-        )
+        _member(ticker, f"{2005 + dice.below(3)}-06-01", f"{2015 + dice.below(8)}-{1 + dice.below(12):02d}-15")
         for ticker in others[30:]
     ]
     first = sorted([*rows, *former], key=lambda record: record.text)

@@ -67,9 +67,7 @@ def run(directory: Path, screen: Console, *, fresh: bool = False) -> None:
         wrong = making.surprises + report.show()
     if wrong:
         raise DemoError("the warehouse is not what is known of its world: " + "; ".join(wrong))
-    screen.print(
-        f"\n[dim]Everything agrees with the world's truth; {time.monotonic() - began:.0f} seconds.[/dim]"
-    )
+    screen.print(f"\n[dim]Everything agrees with the world's truth; {time.monotonic() - began:.0f} seconds.[/dim]")
 
 
 @contextmanager
@@ -79,20 +77,16 @@ def _claimed(place: Path) -> Iterator[None]:
     if not marker.is_file():
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
             raise DemoError(
-                f"{place} was there before and is not the demo's, so nothing was touched; name a new or an empty"
-                " directory with --directory"
+                f"{place} was there before and is not the demo's, so nothing was touched;"
+                " name a new or an empty directory with --directory"
             )
         place.mkdir(parents=True, exist_ok=True)
-        marker.write_text(
-            "Of `mdp demo`, which may remove what it made in this directory.\n", encoding="utf-8"
-        )
+        marker.write_text("Of `mdp demo`, which may remove what it made in this directory.\n", encoding="utf-8")
     with marker.open("a") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DemoError(
-                f"another demo is running in {place}; wait for it, or name another directory"
-            ) from None
+            raise DemoError(f"another demo is running in {place}; wait for it, or name another directory") from None
         yield
 
 
@@ -127,8 +121,8 @@ class Making:
         self.screen.rule("[bold]mdp demo[/bold]", style="dim")
         if self.again:
             self.screen.print(
-                "This demo stands already. Its files are loaded and built once more, which must change nothing;"
-                " [bold]--fresh[/bold] makes it anew.\n",
+                "This demo stands already. Its files are loaded and built once more, which must change"
+                " nothing; [bold]--fresh[/bold] makes it anew.\n",
                 highlight=False,
             )
         truth = self._world()
@@ -136,9 +130,7 @@ class Making:
         cut = next(delivery.order for delivery in truth.deliveries if delivery.path in corrected)
         self._load("up to the first correction", [one for one in truth.deliveries if one.order < cut])
         self._build()
-        self._load(
-            "corrections, late files and the rest", [one for one in truth.deliveries if one.order >= cut]
-        )
+        self._load("corrections, late files and the rest", [one for one in truth.deliveries if one.order >= cut])
         self._build()
         return truth
 
@@ -207,7 +199,7 @@ class Making:
             log = self.settings.state_dir / "logs" / "dbt.log"
             raise DemoError(f"the build failed: {error} (log: {log})") from error
         text = (
-            f"{outcome.new_loads} new ledger entries, all tests passed: version {outcome.version} is published"
+            f"{outcome.new_loads} new ledger entries, all tests passed: version {outcome.version} published"
             if outcome.built
             else f"nothing new: version {outcome.version} stands"
         )

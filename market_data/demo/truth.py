@@ -252,9 +252,7 @@ class Tally:
             elif record.fate is Fate.QUARANTINED:
                 reasons[record.reason] += 1
             if record.planted:
-                self._planted.append(
-                    Plant(record.planted, parcel.path, position, record.why, reason=record.reason)
-                )
+                self._planted.append(Plant(record.planted, parcel.path, position, record.why, reason=record.reason))
         for record in parcel.retracted:
             self._check_known(parcel, record)
             self._note(parcel.feed, venue, record, 1, cancelled=True)
@@ -276,14 +274,11 @@ class Tally:
         )
         self._taken.append((parcel, delivery))
 
-    def truth(
-        self, seed: int, questions: Iterable[Question], sessions: Iterable[str], tickers: Iterable[str]
-    ) -> Truth:
+    def truth(self, seed: int, questions: Iterable[Question], sessions: Iterable[str], tickers: Iterable[str]) -> Truth:
         """The sum; deliveries in the order in which they arrive."""
         arrived = sorted(self._taken, key=lambda taken: (taken[0].arrives, taken[0].path))
         deliveries = tuple(
-            Delivery(**{**asdict(delivery), "order": order})
-            for order, (_, delivery) in enumerate(arrived, start=1)
+            Delivery(**{**asdict(delivery), "order": order}) for order, (_, delivery) in enumerate(arrived, start=1)
         )
         sums: Counter[str] = Counter()
         for newest in self._newest["trades"].values():
