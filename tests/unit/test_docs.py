@@ -1,0 +1,190 @@
+"""The docs say what is so: links lead somewhere, commands, tables, feeds and reasons exist.
+
+*.md ── links, `mdp …`, tables of README, reasons ──compared──> files, click's commands, dbt's YAML, the registry
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import click
+import pytest
+import yaml
+
+from loaders.registry import load_registry
+from market_data.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ROOT / "dbt_project" / "models"
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "DECISIONS.md", "CHANGELOG.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
+# CONTRIBUTING's recipe adds a feed that does not exist.
+FICTIONAL = {"northpool_trades"}
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def _text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"(?ms)^```.*?^```", "", _text(page)), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@cache
+def _models() -> dict[str, dict[str, Any]]:
+    """Each dbt model that YAML describes, by the name people use: schema.table."""
+    found = {}
+    for file in sorted(MODELS.glob("*/_*.yml")):
+        for model in yaml.safe_load(_text(file)).get("models", []):
+            found[f"{file.parent.name}.{model['name']}"] = model
+    return found
+
+
+def _table_rows(page: Path, heading: str, level: str = "##") -> list[list[str]]:
+    """The cells of the first table below a heading, without its head."""
+    section = _text(page).split(f"\n{level} {heading}\n", 1)[1]
+    lines = re.search(r"(?:^\|.*\n)+", section, flags=re.MULTILINE)
+    assert lines is not None, f"{_name(page)} has no table below {heading!r}"
+    return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines[0].splitlines()[2:]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_links_and_images_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", _without_code(_text(page))) + re.findall(
+        r"\[`[^`]*`\]\(([^)\s]+)\)", _text(page)
+    ):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        place = (page.parent / path).resolve() if path else page
+        if not place.exists() or (anchor and anchor not in _anchors(place)):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs" / "images").glob("*.svg")), ids=_name)
+def test_pictures_are_whole_and_can_be_read_aloud(picture: Path) -> None:
+    root = ElementTree.fromstring(_text(picture))
+    svg = "{http://www.w3.org/2000/svg}"
+    assert root.findtext(f"{svg}title") and root.findtext(f"{svg}desc")
+    assert "prefers-color-scheme: dark" in _text(picture)
+    assert any(f"images/{picture.name})" in _text(page) for page in PAGES)
+
+
+def _commands(text: str) -> list[list[str]]:
+    """The `mdp …` commands of a page, each as its words: in code blocks and between backticks."""
+    blocks = re.findall(r"^```(?:sh|text)?\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`(mdp [^`]+)`", re.sub(r"(?ms)^```.*?^```", "", text))
+    return [
+        shlex.split(line.removeprefix(".venv/bin/"), comments=True)[1:]
+        for line in lines
+        if line.removeprefix(".venv/bin/").startswith("mdp ")
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_commands_exist_with_their_options(page: Path) -> None:
+    for line in _commands(_text(page)):
+        command: click.Command = main
+        words = line
+        while isinstance(command, click.Group):
+            assert words and words[0] in command.commands, f"there is no mdp {' '.join(words)}"
+            command, words = command.commands[words[0]], words[1:]
+        options = {option for parameter in command.params for option in parameter.opts}
+        stated = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert stated <= options, f"mdp {command.name} has no {stated - options}"
+
+
+def test_readme_shows_each_kind_of_command() -> None:
+    shown = {words[0] for words in _commands(_text(ROOT / "README.md"))}
+    assert {"load", "build", "status", "sql", "connect"} <= shown
+
+
+def test_tables_are_models_with_the_grain_that_readme_states() -> None:
+    for name, grain, _ in _table_rows(ROOT / "README.md", "The tables"):
+        model = _models().get(name.strip("`"))
+        assert model is not None, f"there is no model {name}"
+        description = " ".join(model["description"].split())
+        assert description.startswith(f"One row per {grain}"), f"{name}: {description}"
+        assert description[len(f"One row per {grain}")] in " .,:", f"{name}: {description}"
+
+
+def test_readme_leaves_no_public_table_out() -> None:
+    listed = {name.strip("`") for name, *_ in _table_rows(ROOT / "README.md", "The tables")}
+    public = {
+        name
+        for name in _models()
+        if name.startswith(("canonical.", "research.", "observability.")) and not name.endswith("_as_of")
+    }
+    assert listed == public
+
+
+def test_tables_with_macros_have_them() -> None:
+    for name in _models():
+        if name.startswith("research.") and not name.endswith("_as_of"):
+            assert f"{name}_as_of" in _models()
+
+
+def test_reasons_are_those_that_quarantine_accepts() -> None:
+    listed = [cells[0].strip("`") for cells in _table_rows(ROOT / "docs" / "quarantine.md", "Reasons")]
+    columns = {column["name"]: column for column in _models()["canonical.quarantine"]["columns"]}
+    accepted = [
+        test["accepted_values"]["arguments"]["values"]
+        for test in columns["reason"]["data_tests"]
+        if "accepted_values" in test
+    ]
+    assert sorted(listed) == sorted(accepted[0])
+
+
+def test_terms_of_conservation_are_its_columns() -> None:
+    columns = {column["name"] for column in _models()["observability.conservation"]["columns"]}
+    terms = {cells[0].strip("`") for cells in _table_rows(ROOT / "docs" / "quarantine.md", "Conservation")}
+    assert terms == columns - {"load_id", "feed", "is_conserved"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_feeds_are_in_the_registry(page: Path) -> None:
+    stated = {words[words.index("--feed") + 1] for words in _commands(_text(page)) if "--feed" in words} | set(
+        re.findall(r"`((?:massive|alfred|openfigi|binance|coinbase|index)_\w+)`", _text(page))
+    )
+    assert stated - FICTIONAL - {"index_name"} <= set(load_registry())
+
+
+def test_each_feed_has_its_rule_in_the_time_model() -> None:
+    page = _text(ROOT / "docs" / "time.md")
+    assert [name for name in load_registry() if f"`{name}`" not in page] == []
+
+
+def test_recipe_explains_each_column_of_the_registry() -> None:
+    rows = _table_rows(ROOT / "CONTRIBUTING.md", "1. A row in the registry", level="###")
+    stated = {name.strip("` ") for cells in rows for name in cells[0].split(",")}
+    header = (ROOT / "dbt_project" / "seeds" / "feeds.csv").read_text(encoding="utf-8").splitlines()[0]
+    columns = header.split(",")
+    assert [name for name in columns if name not in stated] == []
+    row = re.search(r"^northpool_trades,.*$", _text(ROOT / "CONTRIBUTING.md"), flags=re.MULTILINE)
+    assert row is not None and len(row[0].split(",")) == len(columns)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", _text(ROOT / "Makefile"), flags=re.MULTILINE))
+    stated = set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", _text(page), flags=re.MULTILINE))
+    assert stated <= targets
