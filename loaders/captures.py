@@ -59,9 +59,7 @@ def _check_lengths(lines: pa.Array, position: int, record_bytes: int) -> None:
         raise Refusal(f"line {position + long + 1:,} is longer than {record_bytes:,} bytes")
 
 
-def _records(
-    lines: pa.Array, position: int, instruments: Instruments, attributes: Mapping[str, str]
-) -> pa.Table:
+def _records(lines: pa.Array, position: int, instruments: Instruments, attributes: Mapping[str, str]) -> pa.Table:
     """Return the records of lines, given without their ends; `position` lines came before."""
     rows = len(lines)
     nanoseconds = pc.struct_field(pc.extract_regex(lines, _NANOSECONDS), "ns")
@@ -74,12 +72,8 @@ def _records(
     varying = {}
     if len(others):
         where = _places(nanoseconds)
-        varying = {
-            name: _nonempty(pc.struct_field(parts, name)).take(where) for name in ("endpoint", "direction")
-        }
-        received = pc.coalesce(
-            nanoseconds.cast(pa.string()).cast(pa.int64()), _from_seconds(parts).take(where)
-        )
+        varying = {name: _nonempty(pc.struct_field(parts, name)).take(where) for name in ("endpoint", "direction")}
+        received = pc.coalesce(nanoseconds.cast(pa.string()).cast(pa.int64()), _from_seconds(parts).take(where))
     else:
         received = nanoseconds.cast(pa.string()).cast(pa.int64())
     return pa.table(

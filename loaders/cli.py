@@ -40,9 +40,7 @@ def load() -> None:
     help="What a file's name does not say, such as series_id=GDP; may be repeated.",
 )
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-def load_file(
-    feed: str, delivered_at: str | None, settings_given: tuple[str, ...], paths: tuple[str, ...]
-) -> None:
+def load_file(feed: str, delivered_at: str | None, settings_given: tuple[str, ...], paths: tuple[str, ...]) -> None:
     """Load vendor files: files, directories (all that is in them) or quoted globs; plain or gzip.
 
     \b
@@ -80,9 +78,7 @@ def load_file(
                 bar.console.print(_line(outcome), markup=False, highlight=False, soft_wrap=True)
                 refused += outcome.status == "refused"
     except StoreError as error:
-        raise click.ClickException(
-            f"{error}; nothing of the file at hand was loaded, run it again"
-        ) from error
+        raise click.ClickException(f"{error}; nothing of the file at hand was loaded, run it again") from error
     sys.exit(1 if refused else 0)
 
 

@@ -226,9 +226,7 @@ class _Reader:
         head, _, tail = record_path.removesuffix("[]").rpartition("[]")
         self._many = record_path.startswith("[]") and record_path != "[]"
         self._steps = [
-            step.encode()
-            for step in (tail if self._many else record_path.removesuffix("[]")).split(".")
-            if step
+            step.encode() for step in (tail if self._many else record_path.removesuffix("[]")).split(".") if step
         ]
         if head:
             raise ValueError(f"record_path {record_path!r} is deeper than [].x[]")
@@ -289,9 +287,7 @@ class _Reader:
             if not more:
                 scanner.take(b"]")
 
-    def _inside(
-        self, scanner: _Scanner, around: _Around, steps: list[bytes]
-    ) -> Iterator[tuple[list[bytes], None]]:
+    def _inside(self, scanner: _Scanner, around: _Around, steps: list[bytes]) -> Iterator[tuple[list[bytes], None]]:
         """Walk one value down the steps to the list."""
         if not steps:
             scanner.take(b"[")

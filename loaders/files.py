@@ -66,9 +66,7 @@ class _Delivery:
 
     @property
     def key(self) -> str:
-        return (
-            self.bytes_key if self.delivered_at is None else f"{self.bytes_key}@{compact(self.delivered_at)}"
-        )
+        return self.bytes_key if self.delivered_at is None else f"{self.bytes_key}@{compact(self.delivered_at)}"
 
     @property
     def original(self) -> str:
@@ -229,13 +227,9 @@ class FileLoader:
             writer.discard()
             entry = self._ledger.get(delivery.key) or entry
             return self._unchanged(delivery, [entry], [entry])
-        return self._outcome(
-            delivery.found, "loaded", entry, f"loaded {entry.records:,} records{_drifted(entry)}"
-        )
+        return self._outcome(delivery.found, "loaded", entry, f"loaded {entry.records:,} records{_drifted(entry)}")
 
-    def _tables(
-        self, source: Source, attributes: Mapping[str, str], drift: list[Drift]
-    ) -> Iterator[pa.Table]:
+    def _tables(self, source: Source, attributes: Mapping[str, str], drift: list[Drift]) -> Iterator[pa.Table]:
         feed, longest = self._feed, self._limits.record_bytes
         instruments = Instruments(feed.instrument_path, attributes)
         if feed.format == "lines":
@@ -253,9 +247,7 @@ class FileLoader:
     def _redeliver(self, delivery: _Delivery, earlier: Entry) -> Outcome:
         """Let the bytes that are there be a delivery of another time."""
         source_time = None if self._feed.format == "lines" else delivery.delivered_at
-        entry = self._entry(
-            delivery, time.time_ns(), source_time, earlier.records, earlier.files, earlier.drift
-        )
+        entry = self._entry(delivery, time.time_ns(), source_time, earlier.records, earlier.files, earlier.drift)
         if not self._ledger.commit(entry):
             return self._unchanged(delivery, [entry], [entry])
         message = (
@@ -267,9 +259,7 @@ class FileLoader:
     def _unchanged(self, delivery: _Delivery, earlier: list[Entry], same: list[Entry]) -> Outcome:
         """Say that there is nothing to do. Raises Refusal if the bytes stand there as something else."""
         if not same:
-            was = ", ".join(
-                f"{name}={value}" for name, value in self._required(earlier[0].attributes).items()
-            )
+            was = ", ".join(f"{name}={value}" for name, value in self._required(earlier[0].attributes).items())
             raise Refusal(
                 f"holds the bytes that were already loaded on {earlier[0].loaded_at[:10]} as {was}; if they "
                 f"are another's too, state a delivery time for them with --delivered-at"
@@ -350,9 +340,7 @@ def _attribute_problem(value: str) -> str | None:
 def _printable(text: str) -> str:
     """Return text safe for a terminal and for JSON: control characters and broken UTF-8 as escapes."""
     return "".join(
-        character
-        if character.isprintable()
-        else character.encode("unicode_escape", "backslashreplace").decode()
+        character if character.isprintable() else character.encode("unicode_escape", "backslashreplace").decode()
         for character in text
     )
 

@@ -40,9 +40,7 @@ class Instruments:
         choices = [text for text in instrument_path.split("|") if text]
         self._constant = next((attributes.get(text[1:]) for text in choices if text[0] == "@"), None)
         self._paths = tuple(
-            _Path(tuple(text.removesuffix("@").split(".")), text.endswith("@"))
-            for text in choices
-            if text[0] != "@"
+            _Path(tuple(text.removesuffix("@").split(".")), text.endswith("@")) for text in choices if text[0] != "@"
         )
         self._decoder = msgspec.json.Decoder(_shape(path.steps for path in self._paths))
 
@@ -59,9 +57,7 @@ class Instruments:
             if len(path.steps) == 1 and path.steps[0] in table.column_names:
                 column = table[path.steps[0]]
                 if path.before_at:
-                    column = pc.utf8_upper(
-                        pc.replace_substring_regex(column, pattern="(?s)@.*", replacement="")
-                    )
+                    column = pc.utf8_upper(pc.replace_substring_regex(column, pattern="(?s)@.*", replacement=""))
                 found = pc.if_else(pc.fill_null(pc.equal(column, ""), True), found, column)
         return found
 
@@ -101,7 +97,5 @@ def _shape(paths: Iterable[tuple[str, ...]]) -> Any:
     branches: dict[str, list[tuple[str, ...]]] = {}
     for first, *rest in paths:
         branches.setdefault(first, []).append(tuple(rest))
-    fields = [
-        (_field(name), Any if () in rests else _shape(rests) | None, None) for name, rests in branches.items()
-    ]
+    fields = [(_field(name), Any if () in rests else _shape(rests) | None, None) for name, rests in branches.items()]
     return msgspec.defstruct("Record", fields, rename={_field(name): name for name in branches}, gc=False)

@@ -47,9 +47,7 @@ class Feed:
     @cached_property
     def _name_pattern(self) -> re.Pattern[str]:
         parts = _PLACEHOLDER.split(self.file_pattern.removesuffix(".gz"))
-        text = "".join(
-            f"(?P<{part}>[^/]+?)" if index % 2 else re.escape(part) for index, part in enumerate(parts)
-        )
+        text = "".join(f"(?P<{part}>[^/]+?)" if index % 2 else re.escape(part) for index, part in enumerate(parts))
         return re.compile(text + r"(?:\.gz)?", re.DOTALL)
 
     def attributes_of(self, file_name: str) -> dict[str, str]:

@@ -61,9 +61,7 @@ class Load:
     attributes: Mapping[str, str]
 
 
-def header_lists(
-    rows: int, constants: Mapping[str, str], varying: Mapping[str, pa.Array] | None = None
-) -> pa.Array:
+def header_lists(rows: int, constants: Mapping[str, str], varying: Mapping[str, pa.Array] | None = None) -> pa.Array:
     """Return each row's headers: the constants, then those of the varying ones that are not null there."""
     varying = varying or {}
     names = [*constants, *varying]
@@ -72,9 +70,7 @@ def header_lists(
         *varying.values(),
     ]
     if not names:
-        return pa.ListArray.from_arrays(
-            pa.array(np.zeros(rows + 1, np.int32)), pa.array([], HEADERS.value_type)
-        )
+        return pa.ListArray.from_arrays(pa.array(np.zeros(rows + 1, np.int32)), pa.array([], HEADERS.value_type))
     by_column = pa.concat_arrays([column.cast(pa.binary()) for column in columns])
     row_major = np.arange(rows * len(names)).reshape(len(names), rows).T.ravel()
     values = by_column.take(pa.array(row_major))
@@ -82,9 +78,7 @@ def header_lists(
     there = np.asarray(values.is_valid())
     offsets = np.concatenate([[0], np.cumsum(there.reshape(rows, len(names)).sum(axis=1))])
     mask = pa.array(there)
-    pairs = pa.StructArray.from_arrays(
-        [keys.filter(mask), values.filter(mask)], fields=list(HEADERS.value_type)
-    )
+    pairs = pa.StructArray.from_arrays([keys.filter(mask), values.filter(mask)], fields=list(HEADERS.value_type))
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pairs)
 
 

@@ -90,9 +90,7 @@ class Settings:
             lake=lake,
             lake_data=_lake_data(env, lake),
             kafka=env.get("MDP_KAFKA", "127.0.0.1:9092"),
-            services_dir=_place("MDP_SERVICES_DIR", env["MDP_SERVICES_DIR"])
-            if "MDP_SERVICES_DIR" in env
-            else None,
+            services_dir=_place("MDP_SERVICES_DIR", env["MDP_SERVICES_DIR"]) if "MDP_SERVICES_DIR" in env else None,
             lock_wait_seconds=_seconds("MDP_LOCK_WAIT", env.get("MDP_LOCK_WAIT", "600")),
             s3=S3Settings(
                 access_key=env.get("AWS_ACCESS_KEY_ID"),

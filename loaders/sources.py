@@ -137,11 +137,7 @@ def _gunzip(blocks: Iterable[bytes], limits: Limits) -> Iterator[bytes]:
             try:
                 content = member.decompress(data, MIB)
             except zlib.error as error:
-                what = (
-                    "corrupt gzip"
-                    if members == 1
-                    else f"bytes behind gzip member {members - 1} that are not gzip"
-                )
+                what = "corrupt gzip" if members == 1 else f"bytes behind gzip member {members - 1} that are not gzip"
                 raise Refusal(f"{what} ({error})") from error
             if given == 0 and content[:2] == GZIP_MAGIC:
                 raise Refusal("gzip inside gzip; unpack it once")
@@ -159,6 +155,4 @@ def _check_size(given: int, taken: int, limits: Limits) -> None:
     if given > limits.file_bytes:
         raise Refusal(f"decompresses to more than {limits.file_bytes:,} bytes, the limit")
     if given > limits.ratio_from_bytes and given > limits.ratio * taken:
-        raise Refusal(
-            f"decompresses to more than {limits.ratio} times its size, as only a decompression bomb does"
-        )
+        raise Refusal(f"decompresses to more than {limits.ratio} times its size, as only a decompression bomb does")

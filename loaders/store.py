@@ -87,9 +87,7 @@ def _checked(key: str) -> str:
     """Return a key that cannot leave the store. Raises ValueError for any other."""
     parts = key.split("/")
     if any(part in ("", ".", "..") or part.startswith(".") for part in parts) or "\0" in key or "\\" in key:
-        raise ValueError(
-            f"{key!r} is not a key: its parts must be names, not hidden, without '..', '\\' or NUL"
-        )
+        raise ValueError(f"{key!r} is not a key: its parts must be names, not hidden, without '..', '\\' or NUL")
     return key
 
 
@@ -228,8 +226,8 @@ class S3Store(Store):
     """Objects below a prefix of a bucket. Conditional puts need a server that honours If-None-Match."""
 
     def __init__(self, bucket: str, prefix: str, s3: S3Settings) -> None:
-        import boto3  # noqa: PLC0415 (half a second to import, and needed by those on S3 alone)
-        from botocore.config import Config  # noqa: PLC0415
+        import boto3
+        from botocore.config import Config
 
         self.bucket = bucket
         self._base = prefix.strip("/") + "/" if prefix.strip("/") else ""
@@ -350,7 +348,7 @@ class S3Store(Store):
 
 def _status(error: Exception) -> int | None:
     """Return the HTTP status of an error of S3, 0 where no answer came, None for an error of another kind."""
-    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError  # noqa: PLC0415
+    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 
     if isinstance(error, ClientError):
         return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

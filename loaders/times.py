@@ -37,9 +37,7 @@ def parse_time(text: str) -> int:
     seconds = micros // 1_000_000 - offset
     year = (_EPOCH + timedelta(seconds=seconds)).year if abs(seconds) < 60_000_000_000 else moment.year
     if not FIRST_YEAR <= year <= LAST_YEAR:
-        raise ValueError(
-            f"{text!r} lies outside the years {FIRST_YEAR} to {LAST_YEAR} that nanoseconds can hold"
-        )
+        raise ValueError(f"{text!r} lies outside the years {FIRST_YEAR} to {LAST_YEAR} that nanoseconds can hold")
     return seconds * 1_000_000_000 + int((match["fraction"] or "0").ljust(9, "0"))
 
 

@@ -134,11 +134,10 @@ def run_dbt(settings: Settings, arguments: list[str], progress: Progress | None 
         if progress and event.info.name == "LogStartLine":
             progress(str(event.data.node_info.node_name), int(event.data.index) - 1, int(event.data.total))
 
-    flags = [
-        "--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT.parent), "--target-path", str(settings.state_dir / "target"),
-        "--log-path", str(settings.state_dir / "logs"), "--quiet", "--no-use-colors",
-    ]  # fmt: skip
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    state = settings.state_dir
+    flags = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT.parent), "--quiet", "--no-use-colors"]
+    flags += ["--target-path", str(state / "target"), "--log-path", str(state / "logs")]
+    state.mkdir(parents=True, exist_ok=True)
     with _environment(settings), contextlib.redirect_stdout(io.StringIO()):
         result = dbtRunner(callbacks=[on_event]).invoke(arguments + flags)
     _close_dbt()

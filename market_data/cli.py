@@ -7,10 +7,10 @@ mdp demo does all of it on a world of its own.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, NoReturn
+from typing import Any, NoReturn
 
 import click
 import duckdb
@@ -110,9 +110,7 @@ def publish() -> None:
 
 
 @main.command()
-@click.option(
-    "--tables", is_flag=True, required=True, help="Run every data test over every row, not only what is new."
-)
+@click.option("--tables", is_flag=True, required=True, help="Run every data test over every row, not only what is new.")
 def verify(tables: bool) -> None:
     """Check the whole lake, where builds check what they wrote."""
     from market_data import build as building
@@ -140,8 +138,8 @@ def _tell(outcome: Any) -> None:
         return
     if outcome.other_code:
         screen.print(
-            "the models or the registry have changed since the last version: loads read before keep what they were read as;"
-            " `mdp build --full-refresh` reads all of them again"
+            "the models or the registry have changed since the last version: loads read before keep what they were"
+            " read as; `mdp build --full-refresh` reads all of them again"
         )
     screen.print(
         f"published version {outcome.version}, with {outcome.new_loads} new load{'s' if outcome.new_loads != 1 else ''}"
@@ -160,9 +158,7 @@ def status() -> None:
 @click.argument("query")
 @click.option("--json", "style", flag_value="json", help="One JSON object a line.")
 @click.option("--csv", "style", flag_value="csv", help="CSV with a header.")
-@click.option(
-    "--parquet", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write a Parquet file."
-)
+@click.option("--parquet", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write a Parquet file.")
 @click.option("--rows", default=50, show_default=True, help="Rows to show on a terminal.")
 def sql(query: str, style: str | None, file: Path | None, rows: int) -> None:
     """Ask the published version in SQL; - reads the question from standard input.

@@ -65,7 +65,8 @@ class Answer:
 
     def df(self) -> pd.DataFrame:
         """The rows as a pandas data frame."""
-        return self.arrow.to_pandas()
+        frame: pd.DataFrame = self.arrow.to_pandas()
+        return frame
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Arrow's own interface, so that any library that speaks Arrow takes an answer as it is."""
@@ -88,8 +89,8 @@ def instant(known_at: KnownAt) -> str:
             known_at = dt.datetime.fromisoformat(known_at)
         except ValueError:
             raise ValueError(
-                f"known_at {known_at!r} is no time; give a datetime, a date, ISO text such as '2024-03-08T16:00:00Z', or"
-                " market_data.LATEST"
+                f"known_at {known_at!r} is no time; give a datetime, a date, ISO text such as '2024-03-08T16:00:00Z',"
+                " or market_data.LATEST"
             ) from None
     if not isinstance(known_at, dt.datetime):
         if not isinstance(known_at, dt.date):
@@ -105,7 +106,7 @@ def instant(known_at: KnownAt) -> str:
 
 
 class Client:
-    """A reader of one version of the lake. Make it with ``market_data.connect()``; use it as a context manager to close it."""
+    """A reader of one version of the lake, made by ``market_data.connect()``; as a context manager it closes itself."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, version: int) -> None:
         self._connection = connection
@@ -129,15 +130,16 @@ class Client:
     ) -> Answer:
         """Bars as they were known at ``known_at``: prices raw, in the listing's currency; volumes in units or shares.
 
-        ``symbol``: the venue's spelling, one or several, or None for all; ``interval``: 1m or 1d; ``start`` and ``end``:
-        half-open, of bar_start (UTC) or session_date. Ordered by symbol and time.
+        ``symbol``: the venue's spelling, one or several, or None for all; ``interval``: 1m or 1d; ``start`` and
+        ``end``: half-open, of bar_start (UTC) or session_date. Ordered by listing and time.
         """
         times = {"1m": "bar_start", "1d": "session_date"}
         if interval not in times:
             raise ValueError(f"interval {interval!r} is not one of {', '.join(times)}")
         time = times[interval]
         symbols = [symbol] if isinstance(symbol, str) else symbol
-        conditions, values = ["true"], [instant(known_at)]
+        conditions = ["true"]
+        values: list[Any] = [instant(known_at)]
         for condition, value in (
             ("symbol in (select unnest(?))", symbols),
             ("venue = ?", venue),
@@ -146,16 +148,17 @@ class Client:
         ):
             if value is not None:
                 conditions.append(condition)
-                values.append(value)  # type: ignore[arg-type]
+                values.append(value)
         return self._as_of(
-            f"select * from lake.research.bars_{interval}_as_of(?) where {' and '.join(conditions)} order by listing_id, {time}",
+            f"select * from lake.research.bars_{interval}_as_of(?) where {' and '.join(conditions)}"
+            f" order by listing_id, {time}",
             values,
             known_at,
         )
 
     def macro(self, series_id: str | list[str], *, known_at: KnownAt) -> Answer:
-        """A macro series as it was known at ``known_at``: one row per observation date with value (in the source's units),
-        first print, revision, surprise, published_on and age_days."""
+        """A macro series as it was known at ``known_at``: one row per observation date, with value (in the source's
+        units), first print, revision, surprise, published_on and age_days. ``series_id``: one or several."""
         series = [series_id] if isinstance(series_id, str) else series_id
         return self._as_of(
             "select * from lake.research.macro_series_as_of(?) where series_id in (select unnest(?))"

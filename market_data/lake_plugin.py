@@ -76,7 +76,8 @@ def open_window(conn: duckdb.DuckDBPyConnection, settings: Settings) -> None:
         nothing = '"' + feed.name.replace('"', '""') + '__nothing"'
         conn.execute(f"create table raw.main.{nothing} ({columns_of(feed)})")
         conn.execute(
-            f"create view raw.main.{name} as select * exclude (__file), null::bigint as load_seq from raw.main.{nothing}"
+            f"create view raw.main.{name} as"
+            f" select * exclude (__file), null::bigint as load_seq from raw.main.{nothing}"
         )
 
 

@@ -54,9 +54,7 @@ def as_table(rows: pa.Table, limit: int = 50) -> Table:
     with duckdb.connect() as connection:
         head = rows.slice(0, limit)
         connection.register("head", head)
-        texts = (
-            connection.execute("select columns(*)::varchar from head").fetchall() if rows.num_columns else []
-        )
+        texts = connection.execute("select columns(*)::varchar from head").fetchall() if rows.num_columns else []
     for row in texts:
         table.add_row(*("" if value is None else escape(value) for value in row))
     return table
@@ -67,12 +65,8 @@ def show_connections(settings: Settings, screen: Console) -> None:
     version = published_version(settings)
     publishing.write_connect_script(settings, version)
     script = publishing.connect_script(settings)
-    loads = "\n".join(
-        f"  LOAD {lake.quoted(str(lake.extension_file(name)))};" for name in lake.extensions(settings)
-    )
-    screen.print(
-        f"[bold]The published version is {version}.[/bold] A reader sees it whole, whatever is being built.\n"
-    )
+    loads = "\n".join(f"  LOAD {lake.quoted(str(lake.extension_file(name)))};" for name in lake.extensions(settings))
+    screen.print(f"[bold]The published version is {version}.[/bold] A reader sees it whole, whatever is being built.\n")
     screen.print("[bold]DuckDB[/bold] (any client of 1.5):")
     _literal(
         screen,

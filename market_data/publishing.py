@@ -35,9 +35,7 @@ class Release:
 
 def note(connection: duckdb.DuckDBPyConnection, run: str, event: str, command: str) -> None:
     """Write down what happens to the head of the lake."""
-    connection.execute(
-        "insert into lake.observability.runs values (?, ?, ?, now()::timestamp)", [run, event, command]
-    )
+    connection.execute("insert into lake.observability.runs values (?, ?, ?, now()::timestamp)", [run, event, command])
 
 
 def last_event(connection: duckdb.DuckDBPyConnection) -> str | None:
@@ -147,7 +145,8 @@ def _undo(connection: duckdb.DuckDBPyConnection, schema: str, table: str, name: 
     connection.register("touched_rows", touched)
     connection.execute(f"delete from lake.{name} where rowid in (select rowid from touched_rows)")
     connection.execute(
-        f"insert into lake.{name} by name select * from published.{name} where rowid in (select rowid from touched_rows)"
+        f"insert into lake.{name} by name"
+        f" select * from published.{name} where rowid in (select rowid from touched_rows)"
     )
     connection.unregister("touched_rows")
 
@@ -188,16 +187,12 @@ def connect_script(settings: Settings) -> Path:
 
 def write_connect_script(settings: Settings, version: int) -> None:
     """Rewrite the script by rename, so that nobody reads half of it. Holds no credentials."""
-    statements = [
-        f"LOAD {lake.quoted(str(lake.extension_file(name)))};" for name in lake.extensions(settings)
-    ]
+    statements = [f"LOAD {lake.quoted(str(lake.extension_file(name)))};" for name in lake.extensions(settings)]
     statements.append(f"{lake.attach_statement(settings, version)};")
     path = connect_script(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(
-        f"-- The published version {version} of this lake, read-only.\n" + "\n".join(statements) + "\n"
-    )
+    draft.write_text(f"-- The published version {version} of this lake, read-only.\n" + "\n".join(statements) + "\n")
     draft.replace(path)
 
 
@@ -206,8 +201,6 @@ def code_fingerprint() -> str:
     digest = hashlib.sha256()
     root = REGISTRY.parent.parent
     for path in sorted(root.rglob("*")):
-        if path.suffix in {".sql", ".yml", ".csv"} and not {"target", "logs", "dbt_packages"} & set(
-            path.parts
-        ):
+        if path.suffix in {".sql", ".yml", ".csv"} and not {"target", "logs", "dbt_packages"} & set(path.parts):
             digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -105,9 +105,7 @@ def show(settings: Settings, screen: Console) -> None:
         screen.print(f"{unseen} ledger entries are not in this version yet: `mdp build` takes them in")
     with lake.open_version(settings, None) as head:
         if publishing.last_event(head) in publishing.UNFINISHED:
-            screen.print(
-                "[yellow]the last run failed or is under way[/yellow]; readers have the version above"
-            )
+            screen.print("[yellow]the last run failed or is under way[/yellow]; readers have the version above")
 
 
 def _age(seconds: int | None) -> str:

@@ -66,9 +66,7 @@ class Record:
     secrets: dict[str, str]
     prepared: bool = False
     pid: int | None = None
-    process: str | None = field(
-        default=None
-    )  # identity of the process that has `pid`; see `process_identity`
+    process: str | None = field(default=None)  # identity of the process that has `pid`; see `process_identity`
 
     @staticmethod
     def read(path: Path) -> Record | None:
@@ -290,9 +288,7 @@ class Kafka(Service):
 
     def prepare(self, record: Record) -> None:
         config = self._write_config(record)
-        self.run(
-            [*self._java(), "kafka.tools.StorageTool", "format", "-t", new_cluster_id(), "-c", str(config)]
-        )
+        self.run([*self._java(), "kafka.tools.StorageTool", "format", "-t", new_cluster_id(), "-c", str(config)])
 
     def command(self, record: Record) -> list[str]:
         return [*self._java(), "kafka.Kafka", str(self._write_config(record))]
@@ -509,13 +505,9 @@ def require_java() -> str:
     said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr  # noqa: S603
     version = re.search(r'version "(\d+)', said)
     if version is None or int(version[1]) < 17:
-        raise MissingError(
-            f"kafka and s3 need Java 17 or newer, and {java} is {said.splitlines()[:1]}; {hint}"
-        )
+        raise MissingError(f"kafka and s3 need Java 17 or newer, and {java} is {said.splitlines()[:1]}; {hint}")
     if not java_cache().is_dir() and shutil.which("mvn") is None:
-        raise MissingError(
-            f"kafka and s3 need Maven, once, to fetch their jars, and there is no `mvn`; {hint}"
-        )
+        raise MissingError(f"kafka and s3 need Maven, once, to fetch their jars, and there is no `mvn`; {hint}")
     return java
 
 
@@ -620,11 +612,7 @@ def process_identity(pid: int) -> str | None:
 
 
 def is_ours(record: Record) -> bool:
-    return (
-        record.pid is not None
-        and record.process is not None
-        and process_identity(record.pid) == record.process
-    )
+    return record.pid is not None and record.process is not None and process_identity(record.pid) == record.process
 
 
 def is_free(port: int) -> bool:
@@ -767,9 +755,7 @@ def status(services: Sequence[Service]) -> bool:
         if record:
             with contextlib.suppress(OSError, http.client.HTTPException, struct.error):
                 answers = service.ready(record)
-            word = (
-                f"{'up' if answers else 'NOT ANSWERING'} at {service.address(record)}, process {record.pid}"
-            )
+            word = f"{'up' if answers else 'NOT ANSWERING'} at {service.address(record)}, process {record.pid}"
         else:
             word = "down" + (f", data kept in {service.dir}" if service.dir.exists() else "")
         sys.stdout.write(f"{service.name:10}{word}\n")
@@ -781,18 +767,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="services", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     command_up = commands.add_parser("up", help="start services; prints `export` lines for eval")
-    command_up.add_argument(
-        "--random-ports", action="store_true", help="free ports instead of the usual ones"
-    )
+    command_up.add_argument("--random-ports", action="store_true", help="free ports instead of the usual ones")
     command_down = commands.add_parser("down", help="stop what `up` started and remove its data")
-    command_down.add_argument(
-        "--keep", action="store_true", help="keep data, ports and secrets for the next `up`"
-    )
+    command_down.add_argument("--keep", action="store_true", help="keep data, ports and secrets for the next `up`")
     command_status = commands.add_parser("status", help="say what is up; exit 1 unless all is")
     for command in (command_up, command_down, command_status):
-        command.add_argument(
-            "service", nargs="*", metavar="SERVICE", help=f"{', '.join(SERVICES)} (default: all)"
-        )
+        command.add_argument("service", nargs="*", metavar="SERVICE", help=f"{', '.join(SERVICES)} (default: all)")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.service if name not in SERVICES]:
         parser.error(f"unknown service {unknown[0]!r}; known: {', '.join(SERVICES)}")

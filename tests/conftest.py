@@ -156,9 +156,7 @@ class PostgresServer(Server):
         return self.dsn_of(self.database)
 
     def dsn_of(self, database: str) -> str:
-        return (
-            f"dbname={database} host={self.host} port={self.port} user={self.user} password={self.password}"
-        )
+        return f"dbname={database} host={self.host} port={self.port} user={self.user} password={self.password}"
 
     def new_database(self) -> str:
         """Make an empty database and return its name."""
@@ -168,9 +166,7 @@ class PostgresServer(Server):
         with duckdb.connect() as connection:
             load_extension_from_wheel(connection, "postgres_scanner")
             connection.execute(f"ATTACH '{self.dsn}' AS pg (TYPE postgres)")
-            connection.execute(
-                f"CALL postgres_execute('pg', 'CREATE DATABASE {name}', use_transaction := false)"
-            )
+            connection.execute(f"CALL postgres_execute('pg', 'CREATE DATABASE {name}', use_transaction := false)")
         return name
 
 
@@ -291,9 +287,7 @@ def s3_server(services_root: Path) -> S3Server:
 def postgres_server(services_root: Path) -> PostgresServer:
     """PostgreSQL: `.dsn`, `.host`, `.port`, `.user`, `.password`, `.database`, `.new_database()`, `.env`."""
     env = start_or_skip("postgres", services_root)
-    at: Mapping[str, str] = dict(
-        part.split("=", 1) for part in shlex.split(env["MDP_LAKE"].removeprefix("postgres:"))
-    )
+    at: Mapping[str, str] = dict(part.split("=", 1) for part in shlex.split(env["MDP_LAKE"].removeprefix("postgres:")))
     return PostgresServer(
         "postgres",
         services_root,

@@ -101,9 +101,7 @@ def test_alfred_is_whole_and_says_of_which_series_and_when(captures: Path, setti
         ("openfigi_mapping_IBM.json", "openfigi_mapping", 198, "IBM"),
     ],
 )
-def test_reference_documents(
-    captures: Path, settings: Settings, name: str, feed: str, count: int, some: str
-) -> None:
+def test_reference_documents(captures: Path, settings: Settings, name: str, feed: str, count: int, some: str) -> None:
     entry = load_one(captures / name, feed, settings)
     found = rows(settings, entry)
     assert entry.records == len(found) == count
@@ -143,9 +141,7 @@ def test_all_of_it_twice_changes_nothing(captures: Path, settings: Settings) -> 
     assert {outcome.status for outcome in second} == {"unchanged"}
     assert {path: path.read_bytes() for path in Path(settings.raw).rglob("*") if path.is_file()} == stood
     store = open_store(settings.raw)
-    assert [entry.key for _, entry in Ledger(store).since() if entry] == [
-        outcome.entry.key for outcome in first
-    ]
+    assert [entry.key for _, entry in Ledger(store).since() if entry] == [outcome.entry.key for outcome in first]
     for outcome in first:
         original = store.get(str(outcome.entry.original))
         assert hashlib.sha256(original).hexdigest() == outcome.entry.sha256

@@ -97,8 +97,7 @@ def backward(captures: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded
 
 
 CONSERVED = (
-    "select raw_records, canonical_records, duplicates, quarantined, control, unread"
-    " from observability.conservation"
+    "select raw_records, canonical_records, duplicates, quarantined, control, unread from observability.conservation"
 )
 
 
@@ -116,9 +115,7 @@ def binance_messages(captures: Path) -> Iterator[tuple[str, int, Any]]:
         received, _, text = line.partition(b" ")
         message = json.loads(text, parse_float=Decimal)
         data = message.get("data", message)
-        kind = data.get("e") or (
-            "bookTicker" if message.get("stream", "").endswith("bookTicker") else "snapshot"
-        )
+        kind = data.get("e") or ("bookTicker" if message.get("stream", "").endswith("bookTicker") else "snapshot")
         yield kind, int(received), data
 
 
@@ -143,10 +140,7 @@ def observations_of(path: Path) -> list[dict[str, str]]:
 
 def nanoseconds(time: dt.datetime) -> int:
     return (
-        int(
-            (time.replace(tzinfo=dt.UTC) - dt.datetime(1970, 1, 1, tzinfo=dt.UTC))
-            / dt.timedelta(microseconds=1)
-        )
+        int((time.replace(tzinfo=dt.UTC) - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) / dt.timedelta(microseconds=1))
         * 1000
     )
 
@@ -162,14 +156,10 @@ def start_of_day_in_new_york(date: dt.date) -> dt.datetime:
 def test_binance_is_counted(forward: Loaded, captures: Path) -> None:
     kinds = Counter(kind for kind, _, _ in binance_messages(captures))
     assert kinds == {"bookTicker": 28_040, "trade": 9_757, "depthUpdate": 3_451, "snapshot": 1}
-    assert forward.ask(CONSERVED + " where feed = 'binance_spot'") == [
-        (41_249, 9_757 + 28_040, 0, 0, 0, 3_452)
-    ]
+    assert forward.ask(CONSERVED + " where feed = 'binance_spot'") == [(41_249, 9_757 + 28_040, 0, 0, 0, 3_452)]
     assert forward.ask("select count(*) from canonical.trades where venue = 'binance'") == [(9_757,)]
     assert forward.ask("select count(*) from canonical.quotes where venue = 'binance'") == [(28_040,)]
-    ((total,),) = forward.ask(
-        "select sum(size::decimal(18, 8)) from canonical.trades where venue = 'binance'"
-    )
+    ((total,),) = forward.ask("select sum(size::decimal(18, 8)) from canonical.trades where venue = 'binance'")
     assert total == Decimal("212.03315000")
 
 
@@ -312,8 +302,7 @@ def test_gdp_in_either_order(order: str, request: pytest.FixtureRequest, capture
     assert found.ask(newest, "2009-02-01") == [("2008-10-01", 14264.6)]
     assert found.ask(newest, "2008-12-31") == [("2008-07-01", 14412.8)]
     first_prints = (
-        "select count(*), count(first_print) from research.macro_series_as_of('2025-06-01')"
-        " where series_id = 'GDP'"
+        "select count(*), count(first_print) from research.macro_series_as_of('2025-06-01') where series_id = 'GDP'"
     )
     assert found.ask(first_prints) == [(315, 132)]
 
@@ -326,9 +315,7 @@ def test_gdp_as_of_every_vintage_and_the_instant_before(forward: Loaded, capture
             dt.date.fromisoformat(row["date"]),
             None if row["value"] == "." else float(row["value"]),
             dt.date.fromisoformat(row["realtime_start"]),
-            dt.date.max
-            if row["realtime_end"] == "9999-12-31"
-            else dt.date.fromisoformat(row["realtime_end"]),
+            dt.date.max if row["realtime_end"] == "9999-12-31" else dt.date.fromisoformat(row["realtime_end"]),
         )
         for row in rows
     ]
@@ -367,12 +354,8 @@ def test_every_load_is_conserved(forward: Loaded, captures: Path) -> None:
         GDP_2025: len(observations_of(captures / GDP_2025)),
         "massive_splits.json": len(elements["massive_splits.json"]["results"]),
         "massive_dividends.json": len(elements["massive_dividends.json"]["results"]),
-        "massive_ticker_events_META.json": len(
-            elements["massive_ticker_events_META.json"]["results"]["events"]
-        ),
-        "openfigi_mapping_IBM.json": sum(
-            len(answer["data"]) for answer in elements["openfigi_mapping_IBM.json"]
-        ),
+        "massive_ticker_events_META.json": len(elements["massive_ticker_events_META.json"]["results"]["events"]),
+        "openfigi_mapping_IBM.json": sum(len(answer["data"]) for answer in elements["openfigi_mapping_IBM.json"]),
         "sp500_ticker_start_end.csv": len(
             list(csv.DictReader((captures / "sp500_ticker_start_end.csv").open(newline="")))
         ),
@@ -386,12 +369,9 @@ def test_every_load_is_conserved(forward: Loaded, captures: Path) -> None:
         assert records == sum(terms), forward.files[load]
         assert is_conserved
     by_file = {forward.files[load]: tuple(terms) for load, _, *terms, _ in rows}
-    first = {
-        (row["date"], row["realtime_start"], row["value"]) for row in observations_of(captures / GDP_2024)
-    }
+    first = {(row["date"], row["realtime_start"], row["value"]) for row in observations_of(captures / GDP_2024)}
     again = sum(
-        (row["date"], row["realtime_start"], row["value"]) in first
-        for row in observations_of(captures / GDP_2025)
+        (row["date"], row["realtime_start"], row["value"]) in first for row in observations_of(captures / GDP_2025)
     )
     assert by_file[GDP_2024] == (raw[GDP_2024], 0, 0, 0, 0)
     assert by_file[GDP_2025] == (raw[GDP_2025] - again, again, 0, 0, 0)
@@ -412,9 +392,7 @@ def test_memberships_are_two_facts(forward: Loaded, captures: Path) -> None:
             opens = start_of_day_in_new_york(begins)
             expected.add(("sp500", f"us_equities:{row['ticker']}", begins, None, opens, closes, 0, position))
             if ends:
-                expected.add(
-                    ("sp500", f"us_equities:{row['ticker']}", begins, ends, closes, None, 1, position)
-                )
+                expected.add(("sp500", f"us_equities:{row['ticker']}", begins, ends, closes, None, 1, position))
     rows = forward.ask(
         "select index_name, listing_id, valid_from, valid_to, known_from, known_to, revision, source_position"
         " from canonical.universe_membership"
@@ -590,9 +568,7 @@ def test_as_of_before_between_and_after_revisions_from_python(revised: Warehouse
             answer = connection.bars(
                 "BTCUSDT", known_at=asked, interval="1m", end=dt.datetime(2024, 8, 8, 23, 55)
             ).arrow.to_pylist()
-            assert [(row["open"], row["high"], row["trade_count"]) for row in answer] == (
-                [bar] if bar else []
-            )
+            assert [(row["open"], row["high"], row["trade_count"]) for row in answer] == ([bar] if bar else [])
             assert all(row["known_to"] is None for row in answer)
         for time, value in GDP_AT:
             answer = connection.macro("GDP", known_at=time[:26]).arrow.to_pylist()
@@ -606,8 +582,7 @@ def test_as_of_before_between_and_after_revisions_from_python(revised: Warehouse
 def test_an_older_version_still_answers_as_it_did(revised: Warehouse, forward: Loaded) -> None:
     with revised.reader(forward.version) as connection:
         high = (
-            "select high from research.bars_1m_as_of('2024-08-10')"
-            " where symbol = 'BTCUSDT' order by bar_start limit 1"
+            "select high from research.bars_1m_as_of('2024-08-10') where symbol = 'BTCUSDT' order by bar_start limit 1"
         )
         assert connection.execute(high).fetchall() == [(61855.37,)]
 

@@ -42,9 +42,7 @@ Load = Callable[[Any, str], None]
 
 
 def read_topic(bootstrap: str, topic: str, count: int) -> list[Any]:
-    consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap, enable_auto_commit=False, consumer_timeout_ms=10_000
-    )
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, consumer_timeout_ms=10_000)
     try:
         partition = TopicPartition(topic, 0)
         consumer.assign([partition])
@@ -116,9 +114,7 @@ def test_s3_gives_back_what_it_was_given(s3_server: Any) -> None:
     for key in keys:
         client.put_object(Bucket=bucket, Key=key, Body=key.encode() * 1000)
 
-    assert all(
-        client.get_object(Bucket=bucket, Key=key)["Body"].read() == key.encode() * 1000 for key in keys
-    )
+    assert all(client.get_object(Bucket=bucket, Key=key)["Body"].read() == key.encode() * 1000 for key in keys)
     listed = client.list_objects_v2(Bucket=bucket, Prefix="a/")["Contents"]
     assert [entry["Key"] for entry in listed] == [keys[1]]
 
@@ -131,9 +127,7 @@ def test_s3_conditional_put_has_exactly_one_winner(s3_server: Any) -> None:
     def put(writer: int, key: str) -> bool:
         start.wait(timeout=20)
         try:
-            clients[writer].put_object(
-                Bucket=bucket, Key=key, Body=str(writer).encode() * 5000, IfNoneMatch="*"
-            )
+            clients[writer].put_object(Bucket=bucket, Key=key, Body=str(writer).encode() * 5000, IfNoneMatch="*")
         except ClientError as error:
             assert error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412)
             return False
@@ -248,11 +242,7 @@ def listening_on(pids: list[int]) -> set[str]:
                 inodes.update(re.findall(r"socket:\[(\d+)\]", str(descriptor.readlink())))
             except OSError:
                 continue
-    lines = [
-        line.split()
-        for name in ("tcp", "tcp6")
-        for line in Path(f"/proc/net/{name}").read_text().splitlines()
-    ]
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
     return {line[1].partition(":")[0] for line in lines if line[3] == "0A" and line[9] in inodes}
 
 
@@ -286,9 +276,7 @@ def test_up_twice_is_up_once_and_down_leaves_nothing(own_root: Path, services_co
     assert services_command("down", root=own_root).returncode == 0
 
 
-def test_kept_data_comes_back_and_secrets_differ_from_start_to_start(
-    own_root: Path, services_command: Command
-) -> None:
+def test_kept_data_comes_back_and_secrets_differ_from_start_to_start(own_root: Path, services_command: Command) -> None:
     first = exported(services_command("up", "s3", "--random-ports", root=own_root))
     client = boto3.client(
         "s3",
@@ -339,9 +327,7 @@ def test_a_taken_port_is_named_and_eval_fails(own_root: Path, services_command: 
     assert done.stdout == "false\n"
 
 
-def test_a_failed_start_names_its_log_and_leaves_no_process(
-    own_root: Path, services_command: Command
-) -> None:
+def test_a_failed_start_names_its_log_and_leaves_no_process(own_root: Path, services_command: Command) -> None:
     services_command("up", "postgres", "--random-ports", root=own_root).check_returncode()
     services_command("down", "--keep", root=own_root).check_returncode()
     (own_root / "postgres" / "data" / "PG_VERSION").unlink()
@@ -400,9 +386,7 @@ def test_compose_starts_the_same_services() -> None:
     lines = dict(line.split("=", 1) for line in written if "=" in line)
     placed = {"s3proxy.endpoint", "s3proxy.identity", "s3proxy.credential", "jclouds.filesystem.basedir"}
     assert set(lines) == set(s3)
-    assert {k: v for k, v in lines.items() if k not in placed} == {
-        k: str(v) for k, v in s3.items() if k not in placed
-    }
+    assert {k: v for k, v in lines.items() if k not in placed} == {k: str(v) for k, v in s3.items() if k not in placed}
 
 
 @pytest.mark.parametrize("name", ["up", "down", "status"])

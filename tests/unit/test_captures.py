@@ -23,9 +23,7 @@ BINANCE = Instruments("data.s|s|stream@", {})
 HOST = {"endpoint": b"wss://h"}
 
 
-def read(
-    data: bytes, instruments: Instruments = BINANCE, piece: int = 1 << 20, longest: int = 1 << 20
-) -> list[Any]:
+def read(data: bytes, instruments: Instruments = BINANCE, piece: int = 1 << 20, longest: int = 1 << 20) -> list[Any]:
     pieces = [data[start : start + piece] for start in range(0, len(data), piece)]
     tables = list(read_lines(pieces, instruments, {"date": "20240808"}, longest))
     found = pa.concat_tables(tables).to_pylist() if tables else []
@@ -127,9 +125,7 @@ PREFIXES = st.one_of(
     st.lists(st.tuples(PREFIXES, st.binary(max_size=30).map(lambda b: b.replace(b"\n", b""))), max_size=20),
     st.integers(1, 64),
 )
-def test_prefix_and_payload_give_the_line_back(
-    lines: list[tuple[tuple[bytes, int], bytes]], piece: int
-) -> None:
+def test_prefix_and_payload_give_the_line_back(lines: list[tuple[tuple[bytes, int], bytes]], piece: int) -> None:
     lines = [line for line in lines if line[1] != b"\r"]
     rows = read(b"".join(prefix + payload + b"\n" for (prefix, _), payload in lines), piece=piece)
     assert [(row["ns"], row["payload"]) for row in rows] == [(ns, payload) for (_, ns), payload in lines]

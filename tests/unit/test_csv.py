@@ -82,9 +82,7 @@ FIELDS = st.one_of(TEXTS, st.sampled_from(["NA", "NULL", "", "nan", '"', '""', "
 
 
 @given(
-    st.integers(2, 4).flatmap(
-        lambda n: st.lists(st.lists(FIELDS, min_size=n, max_size=n), min_size=1, max_size=12)
-    ),
+    st.integers(2, 4).flatmap(lambda n: st.lists(st.lists(FIELDS, min_size=n, max_size=n), min_size=1, max_size=12)),
     st.sampled_from(["\n", "\r\n"]),
     st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
     st.integers(1, 80),
@@ -145,9 +143,7 @@ def test_drift_is_noted_and_a_foreign_header_refused() -> None:
     found: list[Drift] = []
     list(read_table([b"ticker,colour\nA,red\n"], ("ticker", "price"), TICKER, 100, found.append))
     assert found == [Drift(added=("colour",), missing=("price",))]
-    with pytest.raises(
-        Refusal, match="shares no column with the feed: it has colour, Ticker; the feed has ticker"
-    ):
+    with pytest.raises(Refusal, match="shares no column with the feed: it has colour, Ticker; the feed has ticker"):
         read(b"colour,Ticker\nred,A\n", fields=("ticker", "price"))
 
 

@@ -107,14 +107,10 @@ def test_every_file_is_loaded_once(world: tuple[Path, Truth]) -> None:
 
 
 def test_names_fit_the_feed_registry(world: tuple[Path, Truth]) -> None:
-    with (Path(__file__).parents[2] / "dbt_project/seeds/feeds.csv").open(
-        encoding="utf-8", newline=""
-    ) as seed:
+    with (Path(__file__).parents[2] / "dbt_project/seeds/feeds.csv").open(encoding="utf-8", newline="") as seed:
         feeds = {row["feed"]: row for row in csv.DictReader(seed)}
     for delivery in world[1].deliveries:
-        pattern = re.sub(
-            r"<(\w+)>", r"(?P<\1>[^/]+?)", feeds[delivery.feed]["file_pattern"].replace(".", r"\.")
-        )
+        pattern = re.sub(r"<(\w+)>", r"(?P<\1>[^/]+?)", feeds[delivery.feed]["file_pattern"].replace(".", r"\."))
         assert re.fullmatch(rf"{pattern}(\.gz)?", Path(delivery.path).name), delivery.path
 
 
@@ -143,9 +139,7 @@ def test_twenty_companies(world: tuple[Path, Truth]) -> None:
     assert set().union(*traded.values()) == set(truth.tickers)
     assert len(truth.tickers) == 21, "twenty companies, one of which changes its ticker"
     assert {"NA", "NULL", "nan"} <= set(truth.tickers)
-    days = {
-        ticker: [day for day, names in sorted(traded.items()) if ticker in names] for ticker in truth.tickers
-    }
+    days = {ticker: [day for day, names in sorted(traded.items()) if ticker in names] for ticker in truth.tickers}
     assert days["DRFT"][-1] < days["DRFX"][0], "a rename: the one begins where the other ends"
     assert len(days["DRFT"]) + len(days["DRFX"]) == 60
     assert days["VANE"][-1] < truth.sessions[-1], "delisted"
@@ -302,12 +296,8 @@ def binance_line(line: bytes) -> Seen:
         reason = judged([data.get("p"), data.get("q")], [True, True], event, received)
         facts = (data["T"], data.get("p"), data.get("q"), data["m"])
         known = (max(event, received),)
-        return (
-            bad(reason) if reason else Seen("trades", (symbol, data["t"]), facts, known, Decimal(data["q"]))
-        )
-    return {"depthUpdate": Seen("unread"), "serverShutdown": Seen("control")}.get(
-        data.get("e"), bad("unknown_kind")
-    )
+        return bad(reason) if reason else Seen("trades", (symbol, data["t"]), facts, known, Decimal(data["q"]))
+    return {"depthUpdate": Seen("unread"), "serverShutdown": Seen("control")}.get(data.get("e"), bad("unknown_kind"))
 
 
 def coinbase_line(line: bytes) -> Seen:
@@ -430,9 +420,7 @@ def read(directory: Path, delivery: Delivery) -> Iterator[Seen]:
                 yield row
             elif feed == "index_membership":
                 key = (row["ticker"], row["start_date"])
-                yield Seen(
-                    "universe_membership", key, row["end_date"], (delivered,), ends=row["end_date"] != ""
-                )
+                yield Seen("universe_membership", key, row["end_date"], (delivered,), ends=row["end_date"] != "")
             else:
                 yield flat_row(feed, path.name[-17:-7], row, delivered)
 
@@ -576,9 +564,7 @@ def test_questions_answered_from_the_files(world: tuple[Path, Truth]) -> None:
             }
 
         before, after = known(question.ask_before), known(question.ask_after)
-        assert {
-            answer.observation_date: answer.before for answer in question.answers if answer.before
-        } == before
+        assert {answer.observation_date: answer.before for answer in question.answers if answer.before} == before
         assert {answer.observation_date: answer.after for answer in question.answers} == after
         assert question.revised
         assert list(question.revised) == sorted(day for day in before if before[day] != after[day])
@@ -591,10 +577,7 @@ def test_the_second_fetch_repeats_the_first(world: tuple[Path, Truth]) -> None:
     for series in ("DEMOGDP", "DEMOCPI"):
         first, second = sorted(world[0].glob(f"macro/alfred_{series}_*.json"))
         vintages = [
-            {
-                (one["date"], one["realtime_start"]): one["value"]
-                for one in json.loads(content(path))["observations"]
-            }
+            {(one["date"], one["realtime_start"]): one["value"] for one in json.loads(content(path))["observations"]}
             for path in (first, second)
         ]
         assert vintages[0].items() < vintages[1].items()

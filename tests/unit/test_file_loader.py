@@ -61,9 +61,7 @@ def refused(outcome: Outcome, raw: Path, words: str) -> None:
     assert outcome.entry.files == ()
 
 
-def test_a_file_lands_as_the_contract_lays_it_out(
-    settings: Settings, raw: Path, write: Write, rows: Any
-) -> None:
+def test_a_file_lands_as_the_contract_lays_it_out(settings: Settings, raw: Path, write: Write, rows: Any) -> None:
     data = gzip.compress(DAY)
     before = time.time_ns()
     outcome = one(write(NAME + ".gz", data), "massive_day_aggs", settings)
@@ -223,13 +221,8 @@ MEMBERS = gzip.compress(DAY) + gzip.compress(b"MSFT,1,2,3,4,5,6,7\n")
 
 
 def test_gzip_is_told_by_its_bytes_and_may_have_members(settings: Settings, write: Write) -> None:
-    assert (
-        one(write("massive_day_aggs_2024-06-03.csv", MEMBERS), "massive_day_aggs", settings).entry.records
-        == 2
-    )
-    assert (
-        one(write("massive_day_aggs_2024-06-04.csv.gz", DAY), "massive_day_aggs", settings).entry.records == 1
-    )
+    assert one(write("massive_day_aggs_2024-06-03.csv", MEMBERS), "massive_day_aggs", settings).entry.records == 2
+    assert one(write("massive_day_aggs_2024-06-04.csv.gz", DAY), "massive_day_aggs", settings).entry.records == 1
 
 
 BROKEN = {
@@ -282,12 +275,7 @@ def test_bombs_are_refused_by_ratio_and_by_size(settings: Settings, raw: Path, w
 def test_a_lying_length_in_gzip_is_corrupt(settings: Settings, raw: Path, write: Write) -> None:
     packer = zlib.compressobj(wbits=-15)
     body = packer.compress(DAY) + packer.flush()
-    lying = (
-        b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
-        + body
-        + zlib.crc32(DAY).to_bytes(4, "little")
-        + (5).to_bytes(4, "little")
-    )
+    lying = b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + body + zlib.crc32(DAY).to_bytes(4, "little") + (5).to_bytes(4, "little")
     refused(one(write(NAME, lying), "massive_day_aggs", settings), raw, "corrupt gzip")
 
 
@@ -306,9 +294,7 @@ def test_a_lying_length_in_gzip_is_corrupt(settings: Settings, raw: Path, write:
         ("index_membership", "a\nb_ticker_start_end.csv", b"ticker\nA\n", "cannot be shown; rename it"),
     ],
 )
-def test_refusals(
-    settings: Settings, raw: Path, write: Write, feed: str, name: str, data: bytes, words: str
-) -> None:
+def test_refusals(settings: Settings, raw: Path, write: Write, feed: str, name: str, data: bytes, words: str) -> None:
     refused(one(write(name, data), feed, settings), raw, words)
 
 
@@ -324,15 +310,11 @@ def test_hostile_attributes_are_refused(settings: Settings, raw: Path, write: Wr
 def test_harmless_but_odd_attributes_are_kept(settings: Settings, raw: Path, write: Write, rows: Any) -> None:
     for number, value in enumerate(["S&P/ASX 200", "%2F..%2F", 'a"; drop table x; --', "NULL", "指数"]):
         data = b"ticker\nA%d\n" % number
-        entry = one(
-            write("x.csv", data), "index_membership", settings, attributes={"index_name": value}
-        ).entry
+        entry = one(write("x.csv", data), "index_membership", settings, attributes={"index_name": value}).entry
         assert rows(entry)[0]["headers"] == [{"key": "index_name", "value": value.encode()}]
 
 
-def test_what_is_no_regular_file_is_refused_and_never_opened(
-    settings: Settings, raw: Path, tmp_path: Path
-) -> None:
+def test_what_is_no_regular_file_is_refused_and_never_opened(settings: Settings, raw: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.csv")
     refused(one(tmp_path / "pipe.csv", "massive_day_aggs", settings), raw, "is not a regular file")
     refused(one(Path("/dev/zero"), "massive_day_aggs", settings), raw, "is not a regular file")
@@ -342,9 +324,7 @@ def test_what_is_no_regular_file_is_refused_and_never_opened(
     refused(one(tmp_path / "dangling.csv", "massive_day_aggs", settings), raw, "is a link to nothing")
 
 
-def test_a_link_out_of_the_inbox_is_refused_however_it_is_reached(
-    settings: Settings, raw: Path, write: Write
-) -> None:
+def test_a_link_out_of_the_inbox_is_refused_however_it_is_reached(settings: Settings, raw: Path, write: Write) -> None:
     secret = write("../secret.csv", DAY)
     inbox = write("plain.txt", b"").parent
     (inbox / "plain.txt").unlink()
@@ -574,16 +554,11 @@ def test_usage_errors_exit_with_2(settings: Settings, raw: Path, arguments: list
 
 def test_the_command_takes_values_and_teaches(settings: Settings, write: Write) -> None:
     path = write("gdp.json", GDP)
-    done = command(
-        settings, "--feed", "alfred_observations", "--set", "series_id=GDP", "--set", "desk=a=b", path
-    )
+    done = command(settings, "--feed", "alfred_observations", "--set", "series_id=GDP", "--set", "desk=a=b", path)
     assert done.exit_code == 0
     (entry,) = Ledger(open_store(settings.raw)).entries()
     assert entry.attributes == {"series_id": "GDP", "desk": "a=b"}
-    assert (
-        "mdp load file --feed massive_trades massive_trades_2024-06-03.csv.gz"
-        in command(settings, "--help").output
-    )
+    assert "mdp load file --feed massive_trades massive_trades_2024-06-03.csv.gz" in command(settings, "--help").output
 
 
 def test_the_loaders_need_neither_dbt_nor_what_is_built_on_them() -> None:

@@ -36,9 +36,7 @@ def read(
     return found
 
 
-def payloads(
-    data: bytes, path: str = "results[]", piece: int = 1 << 20, longest: int = 1 << 20
-) -> list[bytes]:
+def payloads(data: bytes, path: str = "results[]", piece: int = 1 << 20, longest: int = 1 << 20) -> list[bytes]:
     return [row["payload"] for row in read(data, path, piece, longest=longest)]
 
 
@@ -85,12 +83,8 @@ def test_an_empty_list_has_no_records() -> None:
 
 
 VALUES = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()
-    ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)
-    ),
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
     max_leaves=8,
 )
 OBJECTS = st.dictionaries(st.text(max_size=4), VALUES, max_size=3)
@@ -171,15 +165,11 @@ def test_large_flat_and_nested_lists_are_the_same_in_pieces() -> None:
 )  # fmt: skip
 def test_a_broken_document_or_one_of_another_shape_is_refused(text: bytes) -> None:
     for piece in (1, 3, 1000):
-        with pytest.raises(
-            Refusal, match=r"(is not a JSON document of this feed|has no list at results\[\])"
-        ):
+        with pytest.raises(Refusal, match=r"(is not a JSON document of this feed|has no list at results\[\])"):
             read(text, piece=piece)
 
 
-@pytest.mark.parametrize(
-    "text", [b"[1]", b'[{"data":[1]} 2]', b'[{"data":null}]', b'{"data":[]}', b'[{"data":[1]},]']
-)
+@pytest.mark.parametrize("text", [b"[1]", b'[{"data":[1]} 2]', b'[{"data":null}]', b'{"data":[]}', b'[{"data":[1]},]'])
 def test_a_broken_list_of_lists_is_refused(text: bytes) -> None:
     with pytest.raises(Refusal, match="is not a JSON document of this feed"):
         read(text, "[].data[]")

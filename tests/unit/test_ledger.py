@@ -88,9 +88,7 @@ def test_the_entry_is_the_last_thing_written(store: LocalStore, monkeypatch: pyt
     assert [key.split("/")[1] for key in written] == ["log", "entries"]
 
 
-def test_an_entry_that_came_late_gets_a_fresh_pointer(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_entry_that_came_late_gets_a_fresh_pointer(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_700_000_000_000_000_000]
     monkeypatch.setattr(loaders.ledger.time, "time_ns", lambda: now[0])
     put = store.put_if_absent

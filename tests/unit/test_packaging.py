@@ -73,9 +73,7 @@ def test_the_lock_pins_what_the_project_needs(requirement: str) -> None:
 
 def test_what_is_installed_is_what_is_locked() -> None:
     installed = {name_of(each.name): each.version for each in importlib.metadata.distributions()}
-    differing = {
-        name: (pin, installed[name]) for name, pin in PINS.items() if installed.get(name, pin) != pin
-    }
+    differing = {name: (pin, installed[name]) for name, pin in PINS.items() if installed.get(name, pin) != pin}
     assert differing == {}, "run make install"
 
 
@@ -98,9 +96,7 @@ for name in {modules!r}:
     importlib.import_module(name.removesuffix(".__init__"))
 print(*sorted({{"dbt", "duckdb", "market_data"}} & set(sys.modules)))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 
 

@@ -39,9 +39,7 @@ def test_a_file_name_says_what_the_pattern_finds(feed: str, name: str, said: dic
 
 def test_an_unknown_feed_is_named_with_the_known_ones() -> None:
     registry = load_registry()
-    with pytest.raises(
-        RegistryError, match=r"feed 'x' is not in dbt_project/seeds/feeds.csv; known feeds: alfred_o"
-    ):
+    with pytest.raises(RegistryError, match=r"feed 'x' is not in dbt_project/seeds/feeds.csv; known feeds: alfred_o"):
         find_feed("x", registry)
 
 

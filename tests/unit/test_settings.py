@@ -28,10 +28,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
 def test_a_lake_elsewhere_keeps_its_files_beside_it() -> None:
     settings = Settings.from_env({"MDP_LAKE": "/data/a/lake.sqlite"})
     assert settings.lake_data == "/data/a/lake_data"
-    assert (
-        Settings.from_env({"MDP_LAKE": "/data/a/lake.sqlite", "MDP_LAKE_DATA": "s3://b/x/"}).lake_data
-        == "s3://b/x"
-    )
+    assert Settings.from_env({"MDP_LAKE": "/data/a/lake.sqlite", "MDP_LAKE_DATA": "s3://b/x/"}).lake_data == "s3://b/x"
 
 
 def test_a_shared_lake_says_where_its_files_are() -> None:

@@ -57,9 +57,7 @@ def test_an_object_is_put_once(store: Store) -> None:
 def test_of_several_writers_one_wins(store: Store) -> None:
     for turn in range(10):
         with ThreadPoolExecutor(8) as pool:
-            won = list(
-                pool.map(lambda n, turn=turn: store.put_if_absent(f"race/{turn}", b"%d" % n), range(8))
-            )
+            won = list(pool.map(lambda n, turn=turn: store.put_if_absent(f"race/{turn}", b"%d" % n), range(8)))
         assert sum(won) == 1
         assert store.get(f"race/{turn}") == b"%d" % won.index(True)
 
@@ -122,9 +120,7 @@ def test_keys_are_listed_in_the_order_of_their_bytes(store: Store) -> None:
     st.sets(st.lists(st.sampled_from(["a", "a-", "b", "a.b", "é"]), min_size=1, max_size=3).map(tuple)),
     st.data(),
 )
-def test_a_directory_lists_as_s3_does(
-    tmp_path_factory: Any, paths: set[tuple[str, ...]], data: st.DataObject
-) -> None:
+def test_a_directory_lists_as_s3_does(tmp_path_factory: Any, paths: set[tuple[str, ...]], data: st.DataObject) -> None:
     store = open_store(str(tmp_path_factory.mktemp("listing")))
     keys = sorted("/".join(path) + "=" for path in paths)
     for key in keys:
@@ -326,9 +322,7 @@ def test_an_upload_whose_last_answer_is_lost_is_complete(
 @pytest.mark.services
 def test_a_wrong_secret_is_an_error_without_it(request: pytest.FixtureRequest) -> None:
     server = request.getfixturevalue("s3_server")
-    store = open_store(
-        f"s3://{server.bucket}/x", S3Settings(server.access_key, "canary", endpoint=server.endpoint)
-    )
+    store = open_store(f"s3://{server.bucket}/x", S3Settings(server.access_key, "canary", endpoint=server.endpoint))
     with pytest.raises(StoreError) as caught:
         store.get("a")
     assert "canary" not in str(caught.value)

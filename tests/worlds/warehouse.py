@@ -66,9 +66,7 @@ class Warehouse:
         attributes: Mapping[str, str] | None = None,
     ) -> Outcome:
         """Load one file; its outcome."""
-        (outcome,) = load(
-            [path], feed, settings=self.settings, delivered_at=delivered_at, attributes=attributes or {}
-        )
+        (outcome,) = load([path], feed, settings=self.settings, delivered_at=delivered_at, attributes=attributes or {})
         return outcome
 
     def build(self, *, full_refresh: bool = False) -> BuildOutcome:
@@ -121,9 +119,7 @@ def read_sorted(connection: duckdb.DuckDBPyConnection, relation: str) -> pa.Tabl
     exact = [f'"{name}"' for name, kind in columns if kind != "DOUBLE"]
     floats = [f'"{name}"' for name, kind in columns if kind == "DOUBLE"]
     listed = ", ".join(f'"{name}"' for name, _ in columns)
-    return connection.execute(
-        f"select {listed} from {relation} order by {', '.join(exact + floats)}"
-    ).to_arrow_table()
+    return connection.execute(f"select {listed} from {relation} order by {', '.join(exact + floats)}").to_arrow_table()
 
 
 def differences(left: Mapping[str, pa.Table], right: Mapping[str, pa.Table]) -> list[str]:

@@ -164,14 +164,14 @@ known as (
         {% if slotted -%}
         -- The same fact delivered again, or an end that nobody has stated yet.
         not is_deletion and (
-            lag(content_hash) over fact_deliveries is not distinct from content_hash
+            (lag(content_hash) over fact_deliveries is not distinct from content_hash)
             or (slot != '' and count(*) filter (self_dated) over deliveries_so_far = 0)
         ) as is_restated
         {%- else -%}
         -- A delivery that says of the key what the delivery before it said, row by row, says nothing new.
-        is_delivered and said_in_delivery is not distinct from first_value(said_in_delivery) over (
+        is_delivered and (said_in_delivery is not distinct from first_value(said_in_delivery) over (
             partition by {{ keys }} order by struct_pack(delivered_at, load_id) groups between 1 preceding and 1 preceding
-        ) as is_restated
+        )) as is_restated
         {%- endif %}
     from {{ 'shared' if slotted else 'said' }}
     window
@@ -189,8 +189,10 @@ told_apart as (
         case
             when is_restated then true
             when is_delivered
-                then lag(content_hash) over (partition by {{ keys }}, is_restated order by {{ in_order }})
+                then (
+                    lag(content_hash) over (partition by {{ keys }}, is_restated order by {{ in_order }})
                     is not distinct from content_hash
+                )
             else row_number() over (partition by {{ keys }}, content_hash order by {{ in_order }}) > 1
         end as is_duplicate
     from known

@@ -7,7 +7,7 @@
 {#- Whether two numbers differ by more than parallel sums of doubles do. -#}
 {% macro differs(a, b) -%}
     case
-        when {{ a }} is null or {{ b }} is null then {{ a }} is distinct from {{ b }}
+        when {{ a }} is null or {{ b }} is null then ({{ a }} is distinct from {{ b }})
         else abs({{ a }} - {{ b }}) > 1e-12 * greatest(abs({{ a }}), abs({{ b }}))
     end
 {%- endmacro %}
@@ -28,7 +28,7 @@ changes as (
             {{ differs(column, 'lag(' ~ column ~ ') over history') }}
             or {% endfor -%}
             {% for column in others -%}
-            {{ column }} is distinct from lag({{ column }}) over history
+            ({{ column }} is distinct from lag({{ column }}) over history)
             {{ "or " if not loop.last }}{% endfor %}
         )) as is_change
     from {{ states }}

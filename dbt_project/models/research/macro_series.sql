@@ -41,8 +41,8 @@ late_vintages as (
     select distinct series_id, known_from
     from vintages
     qualify max(published_on) over (
-        partition by series_id order by known_from range between unbounded preceding and current row exclude group
-    ) > published_on
+            partition by series_id order by known_from range between unbounded preceding and current row exclude group
+        ) > published_on
 ),
 
 moments as (

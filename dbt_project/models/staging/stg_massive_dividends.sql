@@ -51,7 +51,8 @@ select
     symbol,
     -- One ex-date can have a regular and a special dividend: they are two actions.
     case when dividend_type is null or dividend_type = 'CD' then 'dividend' when dividend_type = 'SC' then 'special_dividend'
-        else 'dividend_' || lower(dividend_type) end as action_type,
+        else 'dividend_' || lower(dividend_type)
+    end as action_type,
     ex_date,
     cash_amount,
     currency,

@@ -1,6 +1,8 @@
 {{ config(meta={'feed': 'massive_splits'}) }}
 
-{%- set members = {'symbol': 'ticker', 'ex_date_text': 'execution_date', 'split_from_text': 'split_from', 'split_to_text': 'split_to'} %}
+{%- set members = {
+    'symbol': 'ticker', 'ex_date_text': 'execution_date', 'split_from_text': 'split_from', 'split_to_text': 'split_to'
+} %}
 
 with source as (
     select * from {{ source('raw', 'massive_splits') }}
