@@ -26,9 +26,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from loaders.files import Outcome, load
-from loaders.ledger import Ledger
+from loaders.ledger import Ledger, load_id
 from loaders.settings import Settings
 from loaders.store import open_store
+from loaders.times import compact, parse_time
 from market_data import build as building
 from market_data.demo.report import PICTURE, Report
 from market_data.demo.truth import Delivery, Truth
@@ -98,6 +99,13 @@ def _clear(place: Path) -> None:
             shutil.rmtree(own)
         else:
             own.unlink(missing_ok=True)
+
+
+def _load_of(delivery: Delivery, outcome: Outcome) -> str:
+    """The load of a delivery. The same bytes delivered at another time are another load."""
+    if delivery.delivered_at is None or outcome.status == "refused":
+        return outcome.entry.load_id
+    return load_id(f"file/{delivery.feed}/{outcome.entry.sha256}@{compact(parse_time(delivery.delivered_at))}")
 
 
 @dataclass
@@ -172,7 +180,7 @@ class Making:
                     attributes=delivery.attributes,
                 )[0]
                 outcomes.append(outcome)
-                self.load_ids[delivery.order] = outcome.entry.load_id
+                self.load_ids[delivery.order] = _load_of(delivery, outcome)
                 expected = "unchanged" if self.again else delivery.outcome
                 if outcome.status != expected:
                     self.surprises.append(f"{delivery.path} was {outcome.status}, not {expected}")
