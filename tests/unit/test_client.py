@@ -1,0 +1,87 @@
+"""The client's times, and what it says where there is nothing to ask."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+import market_data
+from loaders.settings import Settings
+from market_data.client import Answer, NotPublishedError, instant
+
+NEW_YORK = ZoneInfo("America/New_York")
+
+
+@pytest.mark.parametrize(
+    ("known_at", "expected"),
+    [
+        (dt.datetime(2024, 3, 8, 16), "2024-03-08 16:00:00.000000"),
+        (dt.datetime(2024, 3, 8, 16, tzinfo=dt.UTC), "2024-03-08 16:00:00.000000"),
+        (dt.datetime(2024, 3, 8, 16, tzinfo=NEW_YORK), "2024-03-08 21:00:00.000000"),
+        (dt.datetime(2024, 7, 8, 16, 0, 0, 1, tzinfo=NEW_YORK), "2024-07-08 20:00:00.000001"),
+        (dt.datetime(2024, 11, 3, 1, 30, tzinfo=NEW_YORK), "2024-11-03 05:30:00.000000"),
+        (dt.datetime(2024, 11, 3, 1, 30, fold=1, tzinfo=NEW_YORK), "2024-11-03 06:30:00.000000"),
+        (dt.date(2024, 3, 8), "2024-03-08 00:00:00.000000"),
+        ("2024-03-08", "2024-03-08 00:00:00.000000"),
+        ("2024-03-08 16:00", "2024-03-08 16:00:00.000000"),
+        ("2024-03-08T16:00:00Z", "2024-03-08 16:00:00.000000"),
+        ("2024-03-08T16:00:00-05:00", "2024-03-08 21:00:00.000000"),
+        ("2024-03-08T16:00:00.123456+05:30", "2024-03-08 10:30:00.123456"),
+        (market_data.LATEST, "2262-04-11 23:47:16.854775806"),
+    ],
+)
+def test_an_instant_is_utc(known_at: market_data.client.KnownAt, expected: str) -> None:
+    assert instant(known_at) == expected
+
+
+@pytest.mark.parametrize("known_at", ["yesterday", "", "2024-13-01", "now()", "'; drop table x; --"])
+def test_text_that_is_no_time_is_named(known_at: str) -> None:
+    with pytest.raises(ValueError, match=r"known_at .* is no time; give"):
+        instant(known_at)
+
+
+def test_a_time_that_the_clocks_skip_is_refused() -> None:
+    with pytest.raises(ValueError, match="2024-03-10 02:30 does not exist in America/New_York"):
+        instant(dt.datetime(2024, 3, 10, 2, 30, tzinfo=NEW_YORK))
+
+
+@pytest.mark.parametrize("known_at", [None, 20240308, 1.5])
+def test_what_is_no_time_at_all_is_refused(known_at: object) -> None:
+    with pytest.raises(TypeError, match=r"give a time, or market_data\.LATEST"):
+        instant(known_at)  # type: ignore[arg-type]
+
+
+@pytest.mark.xfail(strict=True, reason="text is read by datetime, which has microseconds")
+def test_nanoseconds_in_text_are_not_lost() -> None:
+    assert instant("2024-03-08T16:00:00.123456789Z") == "2024-03-08 16:00:00.123456789"
+
+
+def test_latest_says_so() -> None:
+    assert repr(market_data.LATEST) == "market_data.LATEST"
+
+
+def test_known_at_must_be_said() -> None:
+    with pytest.raises(TypeError, match="known_at"):
+        market_data.Client.bars(None, "BTCUSDT")  # type: ignore[arg-type,call-arg]
+    with pytest.raises(TypeError, match="known_at"):
+        market_data.Client.macro(None, "GDP")  # type: ignore[arg-type,call-arg]
+
+
+def test_a_lake_with_nothing_in_it_says_the_way_out(tmp_path: Path) -> None:
+    settings = Settings(str(tmp_path / "raw"), str(tmp_path / "lake.sqlite"), str(tmp_path / "lake"))
+    with pytest.raises(NotPublishedError, match=r"nothing is published in the lake .*lake\.sqlite; .*mdp build"):
+        market_data.connect(settings)
+    assert not list(tmp_path.iterdir()), "asking made something"
+
+
+def test_an_answer_is_arrow_for_all() -> None:
+    import pyarrow as pa
+
+    answer = Answer(pa.table({"price": [1.5, 2.5]}), 7, "2024-03-08")
+    assert len(answer) == 2
+    assert answer.pl()["price"].to_list() == [1.5, 2.5]
+    assert answer.df()["price"].tolist() == [1.5, 2.5]
+    assert pa.table(answer).equals(answer.arrow)
