@@ -169,8 +169,8 @@ class Making:
             for done, delivery in enumerate(deliveries, start=1):
                 name = delivery.path.rpartition("/")[2]
                 advance(name, done, len(deliveries))
-                if known := refused.get((delivery.feed, name)):
-                    self.load_ids[delivery.order] = known
+                if delivery.outcome == "refused" and (delivery.feed, name) in refused:
+                    self.load_ids[delivery.order] = refused[delivery.feed, name]
                     continue
                 outcome = load(
                     [self.place / "world" / delivery.path],
