@@ -166,7 +166,7 @@ class FileLoader:
         if delivered_at is None and earlier:
             return self._unchanged(delivery, earlier, same)
         if stood := next((entry for entry in earlier if entry.key == delivery.key), None):
-            return self._unchanged(delivery, [stood], same)
+            return self._unchanged(delivery, [stood], [stood] if stood in same else [])
         if same:
             return self._redeliver(delivery, same[0])
         return self._load_records(source, delivery)

@@ -11,15 +11,17 @@ finished, or never will: an entry follows its pointer within POINTER_LIFE, or ge
 from __future__ import annotations
 
 import hashlib
+import secrets
 import time
 from collections.abc import Iterator
 
 import msgspec
 
+from loaders import failpoints
 from loaders.store import Store
 from loaders.times import iso
 
-ENTRIES, LOG = "_ledger/entries/", "_ledger/log/"
+ENTRIES, LOG, ZONE = "_ledger/entries/", "_ledger/log/", "_ledger/zone"
 POINTER_LIFE = 15 * 60
 """Seconds within which an entry follows its pointer; after them a reader may stop waiting for it."""
 
@@ -38,6 +40,17 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
     added: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """The place of a stream's load: positions `first` up to, not including, `next` of one partition."""
+
+    cluster: str
+    topic: str
+    topic_id: str
+    partition: int
+    first: int
+    next: int
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +72,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     records: int = 0
     files: tuple[DataFile, ...] = ()
     original: str | None = None
+    stream: Stream | None = None
     started_at: str
     loaded_at: str
     loader_version: str = ""
@@ -69,6 +83,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 def load_id(key: str) -> str:
     """Return the short name of a load: the first 20 hexadecimal digits of the SHA-256 of its ledger key."""
     return hashlib.sha256(key.encode()).hexdigest()[:20]
+
+
+def zone_id(store: Store) -> str:
+    """Return the name that a raw zone has for life: 12 hexadecimal digits, drawn when it is first asked for."""
+    store.put_if_absent(ZONE, secrets.token_hex(6).encode())
+    return store.get(ZONE).decode()
 
 
 class _Pointer(msgspec.Struct):
@@ -92,6 +112,7 @@ class Ledger:
         """Make a load seen, or a refusal known; False if its key was committed already, by whomever."""
         data = msgspec.json.encode(entry)
         pointed_at = self._point(entry)
+        failpoints.reach("after-pointer")
         created = self._store.put_if_absent(f"{ENTRIES}{entry.key}.json", data)
         if created and time.time_ns() - pointed_at > POINTER_LIFE * 1_000_000_000:
             self._point(entry)

@@ -5,6 +5,7 @@ MDP_LAKE       the lake's catalog: a SQLite file, postgres:… or md:… (./ware
 MDP_LAKE_DATA  the lake's files: a directory or s3://bucket/prefix   (./warehouse/lake)
 MDP_KAFKA      bootstrap servers                                     (127.0.0.1:9092)
 MDP_LOCK_WAIT  seconds to wait for another writer of the lake       (600)
+MDP_FAILPOINT  a point at which the process kills itself, for tests  (none; loaders/failpoints.py)
 MDP_SERVICES_DIR  where local services keep their files              (a temporary directory)
 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION or AWS_DEFAULT_REGION,
 AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL                              S3, as every AWS tool reads it
@@ -59,6 +60,7 @@ class Settings:
     lake_data: str
     kafka: str = "127.0.0.1:9092"
     services_dir: str | None = None
+    failpoint: str | None = None
     s3: S3Settings = S3Settings()
     limits: Limits = Limits()
     lock_wait_seconds: float = 600.0
@@ -91,6 +93,7 @@ class Settings:
             lake_data=_lake_data(env, lake),
             kafka=env.get("MDP_KAFKA", "127.0.0.1:9092"),
             services_dir=_place("MDP_SERVICES_DIR", env["MDP_SERVICES_DIR"]) if "MDP_SERVICES_DIR" in env else None,
+            failpoint=env.get("MDP_FAILPOINT"),
             lock_wait_seconds=_seconds("MDP_LOCK_WAIT", env.get("MDP_LOCK_WAIT", "600")),
             s3=S3Settings(
                 access_key=env.get("AWS_ACCESS_KEY_ID"),

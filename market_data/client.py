@@ -9,6 +9,7 @@ all that the version knows.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
@@ -84,9 +85,14 @@ def instant(known_at: KnownAt) -> str:
     """
     if isinstance(known_at, _Latest):
         return _END_OF_TIME
+    nanoseconds = ""
     if isinstance(known_at, str):
+        # datetime holds microseconds: what text says beyond them is kept aside.
+        beyond = re.fullmatch(r"(.*\.\d{6})(\d{1,3})(\D.*)?", known_at)
+        if beyond:
+            nanoseconds = beyond[2]
         try:
-            known_at = dt.datetime.fromisoformat(known_at)
+            known_at = dt.datetime.fromisoformat(beyond[1] + (beyond[3] or "") if beyond else known_at)
         except ValueError:
             raise ValueError(
                 f"known_at {known_at!r} is no time; give a datetime, a date, ISO text such as '2024-03-08T16:00:00Z',"
@@ -102,7 +108,7 @@ def instant(known_at: KnownAt) -> str:
             zone = known_at.tzinfo.key if isinstance(known_at.tzinfo, ZoneInfo) else known_at.tzname()
             raise ValueError(f"known_at {known_at:%Y-%m-%d %H:%M} does not exist in {zone}")
         known_at = utc
-    return known_at.strftime("%Y-%m-%d %H:%M:%S.%f")
+    return known_at.strftime("%Y-%m-%d %H:%M:%S.%f") + nanoseconds
 
 
 class Client:

@@ -10,7 +10,8 @@
     - slot: which of a key's facts this is, where a record dates them itself (a vintage, a membership's end), and
       self_dated: whether it does; '' and false elsewhere. Such tables pass slotted=true;
     - scope, load_scope: what a delivery is complete for (a session, an index), of the record and of its load; null
-      where a missing key means nothing;
+      where a missing key means nothing. `named_scopes` maps a feed to the scope that a file's name gives, as an
+      expression over the load's attributes: so that a delivery without a single usable record is one as well;
     - sequence, source, source_partition, source_position: the vendor's order.
 
     Knowledge. A key's first version, and a self-dated fact's first delivery, are known by the rule; every other version,
@@ -22,12 +23,31 @@
     earlier version for a stream, where the old content can only be a late repeat. A file that holds an original and its
     cancel, delivered again, says nothing new: a key's rows of one delivery are compared with those of the one before.
 -#}
-{% macro versions(new_records, key, content, sequence='sequence', slotted=false) %}
+{% macro versions(new_records, key, content, sequence='sequence', slotted=false, named_scopes={}) %}
 {%- set keys = key | join(', ') -%}
 {%- set in_order = 'known_from, delivered_at nulls first, ' ~ sequence ~ ' nulls first, source, source_partition nulls first, source_position, load_id' -%}
 {%- set as_delivered = 'delivered_at nulls first, ' ~ sequence ~ ' nulls first, source, source_partition nulls first, source_position, load_id' -%}
 
-{%- if is_incremental() %}
+named_deliveries as (
+    {% for feed, scope in named_scopes.items() -%}
+    select feed, {{ scope }} as scope, load_seq, load_id, schema_version, source, source_time as delivered_at
+    from {{ source('lake', 'loads') }}
+    where feed = '{{ feed }}' and outcome = 'loaded' and {{ scope }} is not null and load_seq <= {{ window_end() }}
+    {{ "union all\n    " if not loop.last }}
+    {%- else -%}
+    select
+        null::varchar as feed,
+        null::varchar as scope,
+        null::bigint as load_seq,
+        null::varchar as load_id,
+        null::varchar as schema_version,
+        null::varchar as source,
+        null::timestamp_ns as delivered_at
+    where false
+    {%- endfor %}
+),
+
+{% if is_incremental() -%}
 -- A new record can change what earlier records of its key are, and a new delivery what is missing from its scope.
 touched_keys as (
     select distinct {{ keys }} from {{ new_records }} where load_scope is null
@@ -37,6 +57,8 @@ touched_scopes as (
     select feed, scope from {{ new_records }} where scope is not null
     union
     select feed, load_scope from {{ new_records }} where load_scope is not null
+    union
+    select feed, scope from named_deliveries where load_seq > {{ mark() }}
 ),
 
 earlier_records as (
@@ -60,9 +82,12 @@ all_records as (
 {%- endif %}
 
 deliveries as (
-    select distinct feed, load_scope as scope, load_seq, load_id, schema_version, source, delivered_at
+    select feed, load_scope as scope, load_seq, load_id, schema_version, source, delivered_at
     from all_records
     where load_scope is not null
+    union
+    select * from named_deliveries
+    where (feed, scope) in (select (feed, scope) from all_records where scope is not null)
 ),
 
 -- A key that a later delivery of its scope lacks was deleted by it.
@@ -88,6 +113,7 @@ deletions as (
             missing_keys.source as source,
             missing_keys.delivered_at as delivered_at,
             -1 as source_position,
+            min(records.rule_known_from) over (partition by {{ keys }}, missing_keys.load_id) as rule_known_from,
             null as was,
             'deleted/' || concat_ws('/', {% for column in key %}missing_keys.{{ column }}{{ ", " if not loop.last }}{% endfor %}) as slot
         )
@@ -95,7 +121,14 @@ deletions as (
     inner join all_records as records using ({{ keys }})
     where records.delivered_at < missing_keys.delivered_at
     qualify row_number() over (
-        partition by {{ keys }}, missing_keys.load_id order by records.delivered_at desc, records.source_position desc
+        partition by {{ keys }}, missing_keys.load_id
+        order by
+            records.delivered_at desc,
+            records.{{ sequence }} desc nulls last,
+            records.source desc,
+            records.source_position desc,
+            records.load_id desc,
+            records.slot desc
     ) = 1
 ),
 
@@ -135,7 +168,16 @@ shared as (
     select * from keyed semi join shared_hashes using (key_hash)
 ),
 
-{% if not slotted -%}
+{% if slotted -%}
+-- What is said again after a deletion is said anew: each deletion of a key ends one life of it.
+lives as (
+    select *, count(*) filter (is_deletion) over (
+        partition by {{ keys }} order by {{ as_delivered }} rows between unbounded preceding and current row
+    ) as life
+    from shared
+),
+
+{% else -%}
 said as (
     select
         *,
@@ -149,13 +191,13 @@ said as (
 {% endif -%}
 known as (
     select
-        *{% if not slotted %} exclude (said_in_delivery){% endif %},
+        * exclude ({{ 'life' if slotted else 'said_in_delivery' }}),
         case
             when not is_delivered then rule_known_from
             when is_live or is_deletion then greatest(rule_known_from, delivered_at)
             {% if slotted -%}
-            when self_dated and count(*) filter (self_dated) over deliveries_so_far = 1 then rule_known_from
-            when slot = '' and row_number() over fact_deliveries = 1 then rule_known_from
+            when life = 0 and self_dated and count(*) filter (self_dated) over deliveries_so_far = 1 then rule_known_from
+            when life = 0 and slot = '' and row_number() over fact_deliveries = 1 then rule_known_from
             {%- else -%}
             when row_number() over fact_deliveries = 1 then rule_known_from
             {%- endif %}
@@ -173,12 +215,12 @@ known as (
             partition by {{ keys }} order by struct_pack(delivered_at, load_id) groups between 1 preceding and 1 preceding
         )) as is_restated
         {%- endif %}
-    from {{ 'shared' if slotted else 'said' }}
+    from {{ 'lives' if slotted else 'said' }}
     window
-        fact_deliveries as (partition by {{ keys }}, is_deletion, slot order by {{ as_delivered }})
+        fact_deliveries as (partition by {{ keys }}, is_deletion, slot{{ ", life" if slotted }} order by {{ as_delivered }})
         {%- if slotted %},
         deliveries_so_far as (
-            partition by {{ keys }}, is_deletion, slot order by {{ as_delivered }} rows between unbounded preceding and current row
+            partition by {{ keys }}, is_deletion, slot, life order by {{ as_delivered }} rows between unbounded preceding and current row
         )
         {%- endif %}
 ),

@@ -56,7 +56,7 @@
 -#}
 {% macro bar_versions(of_trade, of_bar, bar_interval, bar_end, eligible) %}
 {%- set dates = changed_dates(['int_trades__versioned', 'int_bars__versioned']) -%}
-{%- set order = "struct_pack(a := event_time, b := coalesce(sequence, -1), c := coalesce(try_cast(trade_id as hugeint), -1), d := trade_id)" %}
+{%- set order = "struct_pack(a := event_time, b := coalesce(sequence, -1), c := coalesce(try_cast(trade_id as hugeint), -1), d := trade_id, e := coalesce(exchange, ''), f := price, g := size)" %}
 
 touched as (
     {{ touched_bars(of_trade, of_bar, bar_interval) }}
@@ -93,6 +93,7 @@ trades as (
         event_time,
         sequence,
         trade_id,
+        exchange,
         price,
         size,
         trades.known_from,

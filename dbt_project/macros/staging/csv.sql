@@ -13,7 +13,12 @@
     its rows, so that one stray timestamp never makes a file pass for the delivery of another day.
 -#}
 {% macro load_sessions(records) -%}
-    select load_id, coalesce(max({{ header('session_date') }}::date), mode({{ new_york_date('event_time') }})) as load_session
+    select load_id, coalesce(max(try_cast({{ header('session_date') }} as date)), mode({{ new_york_date('event_time') }})) as load_session
     from {{ records }}
     group by load_id
+{%- endmacro %}
+
+{#- The same, of a load, from the attributes that the ledger holds of it. -#}
+{% macro named_session() -%}
+    try_cast(json_extract_string(attributes, '/session_date') as date)::varchar
 {%- endmacro %}

@@ -41,7 +41,11 @@ new_records as (
     'new_records',
     key=['listing_id', 'bar_interval', 'bar_start'],
     content=['open', 'high', 'low', 'close', 'volume', 'vwap', 'trade_count', 'is_deletion'],
-    sequence='bar_start'
+    sequence='bar_start',
+    named_scopes={
+        'massive_day_aggs': "'1d/' || " ~ named_session(),
+        'massive_minute_aggs': "'1m/' || " ~ named_session()
+    }
 ) }}
 
 select

@@ -99,7 +99,8 @@ new_records as (
     content=[
         'nullif(event_time, received_time)', 'bid_price', 'bid_size', 'bid_exchange', 'ask_price', 'ask_size', 'ask_exchange', 'update_id',
         'conditions', 'sequence', 'is_deletion'
-    ]
+    ],
+    named_scopes={'massive_quotes': named_session()}
 ) }}
 
 select

@@ -114,7 +114,8 @@ new_records as (
 {{ versions(
     'new_records',
     key=['listing_id', 'identity_scope', 'trade_id'],
-    content=['event_time', 'price', 'size', 'side', 'exchange', 'conditions', 'sequence', 'is_cancelled or is_deletion']
+    content=['event_time', 'price', 'size', 'side', 'exchange', 'conditions', 'sequence', 'is_cancelled or is_deletion'],
+    named_scopes={'massive_trades': named_session()}
 ) }}
 
 select

@@ -44,7 +44,8 @@ new_records as (
     key=['index_name', 'listing_id', 'valid_from'],
     content=['valid_to', 'is_deletion'],
     sequence='slot',
-    slotted=true
+    slotted=true,
+    named_scopes={'index_membership': "json_extract_string(attributes, '/index_name')"}
 ) }}
 
 select

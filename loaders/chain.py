@@ -1,0 +1,201 @@
+"""What has been loaded of a stream: each partition's entries form one chain of positions `[first, next)`.
+
+    kafka/<feed>/<cluster>/<topic>/<topic id>/<partition>/origin                 where the chain starts
+    kafka/<feed>/<cluster>/<topic>/<topic id>/<partition>/00000000000000000000   [0, 5120)
+    kafka/<feed>/<cluster>/<topic>/<topic id>/<partition>/00000000000000005120   [5120, 9000)
+                                                                                 ▲ the next link's only key
+
+An entry is written only where the chain ends, and its key is that position: of several loaders that read the
+same records one commits, and the others are refused. A hole (records that Kafka no longer had) is a link too.
+
+The end is found from a remembered head, a small object beside the ledger that may lag behind: from there the
+chain is followed key by key, so that the cost goes by what is new. A lost head is found again by listing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import msgspec
+
+from loaders import VERSION, failpoints
+from loaders.ledger import ENTRIES, Entry, Ledger, Stream, load_id
+from loaders.store import Store
+from loaders.times import iso
+
+HEADS, SOURCES = "_ledger/heads/", "_ledger/sources/"
+HEAD_EVERY = 20
+"""Links after which the head is remembered anew: as many keys are followed at most after a crash."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One topic of one cluster. A topic that was deleted and made again has another id."""
+
+    feed: str
+    cluster: str
+    topic: str
+    topic_id: str
+
+    @property
+    def prefix(self) -> str:
+        """How the ledger keys of its partitions begin."""
+        parts = (self.feed, self.cluster, self.topic, self.topic_id)
+        return "/".join(["kafka", *map(_part, parts)])
+
+
+class _Head(msgspec.Struct):
+    next: int
+
+
+class _Known(msgspec.Struct):
+    cluster: str
+    topic_id: str
+    noted_at: str
+
+
+class Chain:
+    """The chain of one partition. Not for use by several threads."""
+
+    def __init__(self, store: Store, source: Source, partition: int) -> None:
+        self.source, self.partition = source, partition
+        self._store, self._ledger = store, Ledger(store)
+        self._prefix = f"{source.prefix}/{partition}"
+        self._head = f"{HEADS}{self._prefix}.json"
+        self._end: int | None = None
+        self._unremembered = 0
+
+    def key(self, first: int) -> str:
+        """Return the ledger key of the link that starts at a position."""
+        return f"{self._prefix}/{first:020d}"
+
+    def end(self) -> int | None:
+        """Return the position up to which everything is accounted for, by whomever; None before the origin."""
+        if self._end is None:
+            self._end = self._remembered()
+        while self._end is not None and (entry := self._ledger.get(self.key(self._end))) is not None:
+            self._follow(entry)
+        return self._end
+
+    def begin(self, first: int) -> int:
+        """Let the chain start at a position, if it has not started yet; return where it ends now."""
+        key = f"{self._prefix}/origin"
+        if self.end() is None:
+            failpoints.reach("before-origin")
+            self._ledger.commit(self._entry(key, "origin", "noted", first, first))
+            failpoints.reach("after-origin")
+            self._end = self._origin()
+        end = self.end()
+        assert end is not None  # noqa: S101 (an origin is there, ours or another's)
+        return end
+
+    def extend(self, entry: Entry) -> bool:
+        """Commit a link at the end of the chain; False if another was there first. `entry.key` says where."""
+        assert entry.stream is not None  # noqa: S101
+        if not self._ledger.commit(entry):
+            return False
+        failpoints.reach("after-entry")
+        if entry.stream.first == self._end:
+            self._follow(entry)
+        return True
+
+    def skip(self, next_: int, why: str) -> bool:
+        """Commit a hole from the end of the chain to a position; False if another link was there first."""
+        first = self.end()
+        assert first is not None  # noqa: S101
+        return self.extend(self._entry(self.key(first), "hole", "skipped", first, next_, why))
+
+    def remember(self, *, now: bool = False) -> None:
+        """Keep the head, if enough links were added or followed since it was last kept, or `now` if any were."""
+        if self._end is not None and self._unremembered >= (1 if now else HEAD_EVERY):
+            with self._store.open_write(self._head) as sink:
+                sink.write(msgspec.json.encode(_Head(self._end)))
+            self._unremembered = 0
+            failpoints.reach("after-head")
+
+    def stream(self, first: int, next_: int) -> Stream:
+        """Return what an entry says of its place in the chain."""
+        source = self.source
+        return Stream(
+            cluster=source.cluster,
+            topic=source.topic,
+            topic_id=source.topic_id,
+            partition=self.partition,
+            first=first,
+            next=next_,
+        )
+
+    def _follow(self, entry: Entry) -> None:
+        if entry.stream is None or self._end is None or entry.stream.next <= self._end:
+            raise ValueError(f"the ledger entry {entry.key} is damaged: it is no link of a chain")
+        self._end = entry.stream.next
+        self._unremembered += 1
+
+    def _remembered(self) -> int | None:
+        try:
+            return msgspec.json.decode(self._store.get(self._head), type=_Head).next
+        except KeyError:
+            pass
+        last = None
+        for name in self._store.list(f"{ENTRIES}{self._prefix}/"):
+            key = name.removesuffix(".json").rpartition("/")[2]
+            last = key if key.isdigit() else last
+        if last is None:
+            return self._origin()
+        self._unremembered = HEAD_EVERY
+        return int(last)
+
+    def _origin(self) -> int | None:
+        entry = self._ledger.get(f"{self._prefix}/origin")
+        return entry.stream.next if entry is not None and entry.stream is not None else None
+
+    def _entry(self, key: str, kind: str, outcome: str, first: int, next_: int, why: str | None = None) -> Entry:
+        now = iso(time.time_ns())
+        return Entry(
+            key=key,
+            load_id=load_id(key),
+            feed=self.source.feed,
+            kind=kind,
+            outcome=outcome,
+            source=self.source.topic,
+            stream=self.stream(first, next_),
+            started_at=now,
+            loaded_at=now,
+            loader_version=VERSION,
+            error=why,
+        )
+
+
+class Sources:
+    """Which cluster and topic id a feed's topic has had: numbered objects, of which the last one holds."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def last(self, feed: str, topic: str) -> Source | None:
+        """Return what the topic was last known as, None if it was never loaded."""
+        names = list(self._store.list(self._folder(feed, topic)))
+        if not names:
+            return None
+        known = msgspec.json.decode(self._store.get(names[-1]), type=_Known)
+        return Source(feed, known.cluster, topic, known.topic_id)
+
+    def note(self, source: Source) -> None:
+        """Let this be what the topic is known as from now on."""
+        if self.last(source.feed, source.topic) == source:
+            return
+        folder = self._folder(source.feed, source.topic)
+        number = sum(1 for _ in self._store.list(folder))
+        known = _Known(source.cluster, source.topic_id, iso(time.time_ns()))
+        self._store.put_if_absent(f"{folder}{number:05d}.json", msgspec.json.encode(known))
+
+    def _folder(self, feed: str, topic: str) -> str:
+        return f"{SOURCES}{_part(feed)}/{_part(topic)}/"
+
+
+def _part(text: str) -> str:
+    """Return text as one part of a key, whatever is in it."""
+    safe = quote(text, safe="")
+    return safe if safe and not safe.startswith(".") else "%2E" + safe[1:]

@@ -1,0 +1,357 @@
+"""Kafka into the raw zone, each record exactly once.
+
+    join the group ──▶ assigned ── the chain says where ──▶ seek ── poll ──▶ lanes ── due ──▶ files
+                          ▲                                                                     │
+                          └── refused: the chain had gone on without us ◀── ledger entry ◀──────┘
+                                                                                │
+                                                             the group's offsets, advisory
+
+Any number of processes share a group. Positions come from the chain (loaders/chain.py) and from nowhere else:
+whatever a stale, stopped or killed loader does, of those that read the same records one commits. Where the
+chain and Kafka do not fit together, loading stops and says what is missing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from loaders import failpoints
+from loaders.chain import Chain, Source, Sources
+from loaders.consumers import BrokerError, Consumer, KafkaPython, Membership, OutOfRange, Partition, StreamError
+from loaders.instruments import Instruments
+from loaders.lanes import Lane, SegmentLimits
+from loaders.ledger import zone_id
+from loaders.records import records_table
+from loaders.registry import Feed
+from loaders.settings import MIB, Settings
+from loaders.store import StoreError, open_store
+from loaders.until import Until, targets
+
+HELD_BYTES = 96 * MIB
+"""What may wait in memory over all partitions; above it the largest is written, however young."""
+POLL_SECONDS = 0.5
+LOOK_SECONDS = 1.0
+"""How often the partitions of other loaders are looked at, while waiting for them."""
+QUIET_SECONDS = 10.0
+"""After so long without records, the brokers are asked whether they are there and still the same."""
+SHORTEST_WAIT, LONGEST_WAIT = 0.5, 15.0
+
+Accept = Literal["lost-records", "new-topic"]
+Say = Callable[[str], None]
+
+
+@dataclass
+class Totals:
+    """What one process loaded; `refused` segments were committed by another before."""
+
+    records: int = 0
+    bytes: int = 0
+    segments: int = 0
+    refused: int = 0
+
+
+class Trouble:
+    """Waits longer and longer between attempts, says so, and gives up after a while."""
+
+    def __init__(self, what: str, give_up_after: float, say: Say, stopping: Callable[[], bool]) -> None:
+        self._what, self._give_up_after, self._say, self._stopping = what, give_up_after, say, stopping
+        self._since: float | None = None
+        self._wait = SHORTEST_WAIT
+
+    def meet(self, error: Exception) -> None:
+        """Wait after a failure. Raises StreamError if it has been failing for too long."""
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        if now - self._since >= self._give_up_after:
+            raise StreamError(
+                f"{self._what} has failed for {now - self._since:.0f} s: {error}. Nothing is lost: what was "
+                f"committed stays, and the next run goes on from there"
+            ) from error
+        self._say(f"{self._what} failed ({error}); trying again in {self._wait:.1f} s")
+        while time.monotonic() < now + self._wait and not self._stopping():
+            time.sleep(0.1)
+        self._wait = min(self._wait * 2, LONGEST_WAIT)
+
+    def over(self) -> None:
+        """Note that it works."""
+        if self._since is not None:
+            self._say(f"{self._what} works again after {time.monotonic() - self._since:.1f} s")
+        self._since, self._wait = None, SHORTEST_WAIT
+
+
+class KafkaLoader:
+    """One member of a group of loaders. `run` returns when `until` is reached, or after `stop`."""
+
+    def __init__(
+        self,
+        feeds: Iterable[Feed],
+        settings: Settings,
+        *,
+        group: str | None = None,
+        until: Until | None = None,
+        limits: SegmentLimits | None = None,
+        accept: Iterable[Accept] = (),
+        session_seconds: float = 45.0,
+        give_up_after: float = 300.0,
+        connect: Callable[[Membership], Consumer] = KafkaPython,
+        say: Say = lambda _: None,
+    ) -> None:
+        self._feeds = {feed.topic: feed for feed in feeds}
+        self._settings, self._group, self._session_seconds = settings, group, session_seconds
+        self._store = open_store(settings.raw, settings.s3)
+        self._until, self._limits = until, limits or SegmentLimits()
+        self._accept, self._connect, self._say = frozenset(accept), connect, say
+        self._stopping = False
+        self._brokers = Trouble(f"reading from Kafka at {settings.kafka}", give_up_after, say, lambda: self._stopping)
+        self._zone = Trouble(f"writing to {settings.raw}", give_up_after, say, lambda: self._stopping)
+        self._client: Consumer
+        self._chains: dict[Partition, Chain] = {}
+        self._lanes: dict[Partition, Lane] = {}
+        self._targets: dict[Partition, int] = {}
+        self._missing: set[Partition] = set()
+        self._heard = self._looked = time.monotonic()
+        self.totals = Totals()
+
+    def stop(self) -> None:
+        """Let `run` write what waits and leave the group. May be called from a signal handler."""
+        self._stopping = True
+
+    def run(self) -> Totals:
+        """Load. Raises StreamError where loading cannot go on, StoreError if the last writes fail."""
+        while not self._stopping:
+            with self._guarded():
+                self._load()
+                break
+        return self.totals
+
+    def _load(self) -> None:
+        group = self._group or f"mdp-{zone_id(self._store)}"
+        self._client = self._connect(Membership(self._settings.kafka, group, self._session_seconds))
+        try:
+            self._find_topics()
+            self._client.join(self._feeds)
+            while not self._stopping and not self._finished():
+                with self._guarded():
+                    self._step()
+            for partition, lane in self._lanes.items():
+                if lane.ready and lane.since is not None:
+                    self._flush(partition, lane)
+                lane.chain.remember(now=True)
+        finally:
+            self._client.close()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Meet what may pass by itself: wait, then let every partition be sought anew."""
+        try:
+            yield
+            return
+        except OutOfRange as error:
+            trouble, met = self._brokers, Exception(error)
+        except BrokerError as error:
+            trouble, met = self._brokers, error
+        except StoreError as error:
+            trouble, met = self._zone, error
+        for lane in self._lanes.values():
+            lane.ready = False
+        trouble.meet(met)
+
+    # Where to begin and to end.
+
+    def _find_topics(self) -> None:
+        sources = Sources(self._store)
+        self._chains, self._lanes = {}, {}
+        for name, feed in self._feeds.items():
+            topic = self._client.topic(name)
+            if topic is None:
+                raise StreamError(
+                    f"topic {name} of feed {feed.name} is not on {self._settings.kafka}: create it, or set MDP_KAFKA "
+                    f"to the brokers that have it"
+                )
+            source = Source(feed.name, topic.cluster, name, topic.topic_id)
+            known = sources.last(feed.name, name)
+            if known not in (None, source) and "new-topic" not in self._accept:
+                raise StreamError(self._other_topic(known, source, topic.partitions))
+            sources.note(source)
+            for number in topic.partitions:
+                self._chains[Partition(name, number)] = Chain(self._store, source, number)
+        self._brokers.over()
+        if self._until is not None:
+            self._targets = targets(self._until, self._client, self._chains)
+            self._missing = set(self._targets)
+            for partition, (start, end) in self._client.bounds(self._missing).items():
+                position = self._chains[partition].end()
+                if position is None and start >= min(end, self._targets[partition]):
+                    self._missing.discard(partition)  # there is nothing
+                elif position is not None:
+                    self._check(partition, position, start, end)
+            self._look()
+
+    def _other_topic(self, known: Source | None, source: Source, partitions: Iterable[int]) -> str:
+        assert known is not None  # noqa: S101
+        what = "another cluster" if known.cluster != source.cluster else "another topic of the same name"
+        ends = {number: Chain(self._store, known, number).end() for number in partitions}
+        loaded = ", ".join(f"{number} up to {end}" for number, end in ends.items() if end is not None)
+        return (
+            f"topic {source.topic} of feed {source.feed} is on {what} than before: cluster {source.cluster}, topic id "
+            f"{source.topic_id}; loaded was cluster {known.cluster}, topic id {known.topic_id}, of its partitions "
+            f"{loaded or 'nothing'}. What that one held beyond these offsets is missing. If the new one is to be "
+            f"loaded from its start, beside what is there, run again with --accept new-topic"
+        )
+
+    def _check(self, partition: Partition, position: int, start: int, end: int) -> None:
+        """Raise StreamError if Kafka does not hold the chain's end."""
+        where = f"partition {partition.number} of topic {partition.topic}"
+        if position < start and "lost-records" not in self._accept:
+            raise StreamError(
+                f"{where} starts at offset {start} now, and was loaded up to {position}: the offsets from {position} to "
+                f"{start - 1} have been deleted (retention) before they were loaded. To note them as lost and go on "
+                f"at {start}, run again with --accept lost-records"
+            )
+        if position > end:
+            raise StreamError(
+                f"{where} ends at offset {end}, and was loaded up to {position}: the brokers have lost records that "
+                f"were read from them, and new ones would take their offsets. Restore the topic, or make it anew and "
+                f"run with --accept new-topic"
+            )
+
+    def _finished(self) -> bool:
+        """Whether all partitions have reached `until` in the ledger, those of other loaders too."""
+        if self._until is None:
+            return False
+        for partition, lane in self._lanes.items():
+            if partition in self._missing and lane.ready and lane.first >= self._targets[partition]:
+                self._missing.discard(partition)
+        if self._missing and time.monotonic() - self._looked >= LOOK_SECONDS:
+            with self._guarded():
+                self._look()
+        return not self._missing
+
+    def _look(self) -> None:
+        for partition in self._missing - self._lanes.keys():
+            end = self._chains[partition].end()
+            if end is not None and end >= self._targets[partition]:
+                self._missing.discard(partition)
+        self._looked = time.monotonic()
+
+    # One round.
+
+    def _step(self) -> None:
+        self._seek()
+        polled = self._client.poll(self._patience())
+        self._take_changes()
+        if polled:
+            self._heard = time.monotonic()
+            self._brokers.over()
+        elif time.monotonic() - self._heard >= QUIET_SECONDS:
+            self._ask_brokers()
+        for partition, batch in polled.items():
+            lane = self._lanes.get(partition)
+            if lane is not None and lane.ready:
+                lane.add(records_table(batch, partition.number, lane.instruments))
+        for partition, lane in self._lanes.items():
+            position = self._client.position(partition) if lane.ready and not lane.reached else None
+            if position is not None:
+                lane.advance(position)
+        self._flush_due()
+
+    def _patience(self) -> float:
+        """Seconds for which a poll may wait, so that no segment grows older than it should."""
+        waiting = [lane.since for lane in self._lanes.values() if lane.since is not None]
+        if not waiting:
+            return POLL_SECONDS
+        return min(POLL_SECONDS, max(0.0, min(waiting) + self._limits.seconds - time.monotonic()))
+
+    def _take_changes(self) -> None:
+        changes = self._client.changes()
+        for partition in self._lanes.keys() - changes.assigned:
+            lane = self._lanes.pop(partition)
+            lane.chain.remember(now=True)
+        for partition in changes.fresh:
+            feed = self._feeds[partition.topic]
+            if partition not in self._chains:
+                raise StreamError(
+                    f"topic {partition.topic} has a new partition {partition.number}; run again to load it too"
+                )
+            if partition not in self._lanes:
+                self._lanes[partition] = Lane(
+                    feed=feed,
+                    chain=self._chains[partition],
+                    instruments=Instruments(feed.instrument_path, {}),
+                    stop=self._targets.get(partition),
+                )
+            self._lanes[partition].ready = False
+
+    def _seek(self) -> None:
+        """Let partitions that were assigned, or that met an error, be read from the chain's end on."""
+        lanes = {partition: lane for partition, lane in self._lanes.items() if not lane.ready}
+        if not lanes:
+            return
+        bounds = self._client.bounds(lanes)
+        for partition, lane in lanes.items():
+            start, end = bounds[partition]
+            position = lane.chain.begin(start)
+            self._check(partition, position, start, end)
+            if position < start:
+                self._note_loss(partition, lane.chain, position, start)
+                position = lane.chain.begin(start)
+            if lane.first != position or lane.since is None:
+                lane.restart(position)
+            self._client.seek(partition, lane.next, still=lane.reached)
+            lane.ready = True
+        self._brokers.over()
+
+    def _note_loss(self, partition: Partition, chain: Chain, position: int, start: int) -> None:
+        why = f"deleted from Kafka before they were loaded; accepted: offsets {position} to {start - 1}"
+        if chain.skip(start, why):
+            self._say(f"{partition.topic}/{partition.number}: lost: {why}")
+
+    def _ask_brokers(self) -> None:
+        for chain in {chain.source: chain for chain in self._chains.values()}.values():
+            self._confirm(chain)
+        self._heard = time.monotonic()
+        self._brokers.over()
+
+    def _confirm(self, chain: Chain) -> None:
+        """Make sure that what was read came from the topic that the chain is of, and not from a namesake."""
+        source = chain.source
+        topic = self._client.topic(source.topic)
+        if topic is None:
+            raise BrokerError(f"topic {source.topic} is not there")
+        found = Source(source.feed, topic.cluster, source.topic, topic.topic_id)
+        if found != source:
+            raise StreamError(self._other_topic(source, found, topic.partitions))
+
+    # Writing.
+
+    def _flush_due(self) -> None:
+        for partition, lane in self._lanes.items():
+            if lane.ready and lane.is_due(self._limits):
+                self._flush(partition, lane)
+        while sum(lane.bytes for lane in self._lanes.values()) > HELD_BYTES:
+            self._flush(*max(self._lanes.items(), key=lambda item: item[1].bytes))
+
+    def _flush(self, partition: Partition, lane: Lane) -> None:
+        self._confirm(lane.chain)
+        entry = lane.write(self._store)
+        self._zone.over()
+        where = f"{partition.topic}/{partition.number}"
+        if entry is None or entry.stream is None:
+            self.totals.refused += 1
+            lane.ready = False
+            lane.restart(lane.first)
+            self._say(f"{where}: another loader has committed from offset {lane.first} on; going on behind it")
+            return
+        if lane.reached:
+            self._client.seek(partition, lane.next, still=True)
+        self.totals.records += entry.records
+        self.totals.bytes += entry.bytes or 0
+        self.totals.segments += 1
+        self._say(f"{where}: {entry.records:,} records, offsets {entry.stream.first} to {entry.stream.next - 1}")
+        self._client.commit({partition: entry.stream.next})
+        failpoints.reach("after-offsets")
+        lane.chain.remember()

@@ -1,0 +1,149 @@
+"""`mdp load kafka` and `mdp capture publish`: the command line of streams.
+
+mdp capture publish FILE --topic T ──▶ Kafka ── mdp load kafka --feed F ──▶ raw zone
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from loaders import failpoints
+from loaders.consumers import StreamError
+from loaders.kafka import Accept, KafkaLoader
+from loaders.lanes import SegmentLimits
+from loaders.registry import Feed, RegistryError, find_feed, load_registry
+from loaders.settings import Settings, SettingsError
+from loaders.store import StoreError
+from loaders.until import Until, parse_until
+
+
+@click.command("kafka")
+@click.option("--feed", "names", required=True, multiple=True, metavar="FEED", help="A feed to load; may be repeated.")
+@click.option("--topic", help="Another topic than the registry's, for a single feed.")
+@click.option(
+    "--until",
+    "until_text",
+    metavar="WHEN",
+    help="Stop there: caught-up (what is in Kafka now), an ISO time, or PARTITION:OFFSET,… of a single feed. "
+    "Without it loading goes on until SIGTERM or Ctrl-C.",
+)
+@click.option("--group", help="The consumer group to share partitions with; by default this raw zone's own.")
+@click.option("--segment-rows", type=click.IntRange(1), default=100_000, show_default=True, help="Rows of a segment.")
+@click.option(
+    "--segment-bytes", type=click.IntRange(1), default=32 << 20, show_default=True, help="Bytes of a segment."
+)
+@click.option(
+    "--segment-seconds", type=click.FloatRange(0.01), default=5.0, show_default=True, help="Age of a segment."
+)
+@click.option(
+    "--accept",
+    multiple=True,
+    type=click.Choice(["lost-records", "new-topic"]),
+    help="Go on where loading stopped for this reason; what is missing is noted in the ledger.",
+)
+@click.option(
+    "--session-seconds",
+    type=click.FloatRange(1),
+    default=45.0,
+    show_default=True,
+    help="Silence after which the others of the group take over this loader's partitions.",
+)
+@click.option(
+    "--give-up-after",
+    type=click.FloatRange(0),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to try again when the brokers or the raw zone fail.",
+)
+def load_kafka(
+    names: tuple[str, ...],
+    topic: str | None,
+    until_text: str | None,
+    group: str | None,
+    segment_rows: int,
+    segment_bytes: int,
+    segment_seconds: float,
+    accept: tuple[Accept, ...],
+    session_seconds: float,
+    give_up_after: float,
+) -> None:
+    """Load streams from Kafka, each record exactly once; brokers by MDP_KAFKA.
+
+    \b
+    Everything that is there now, then stop:
+        mdp load kafka --feed binance_spot --until caught-up
+    Day and night, two feeds; start it again on another machine to share the partitions:
+        mdp load kafka --feed binance_spot --feed coinbase_exchange
+
+    What was loaded before is known from the raw zone's ledger: start, stop and kill it as you like. The exit code is 1
+    where Kafka does not hold what comes next (retention, a topic made anew, another cluster): nothing is skipped unless
+    --accept says so.
+    """
+    try:
+        settings = Settings.from_env()
+        failpoints.arm(settings.failpoint)
+        feeds = _feeds(names, topic)
+        until = _until(until_text, feeds)
+    except (RegistryError, SettingsError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    loader = KafkaLoader(
+        feeds,
+        settings,
+        group=group,
+        until=until,
+        limits=SegmentLimits(segment_rows, segment_bytes, segment_seconds),
+        accept=accept,
+        session_seconds=session_seconds,
+        give_up_after=give_up_after,
+        say=_say,
+    )
+
+    def stop(_number: int, _frame: Any) -> None:
+        loader.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    started = time.monotonic()
+    try:
+        totals = loader.run()
+    except (StreamError, StoreError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(
+        f"loaded {totals.records:,} records in {totals.segments:,} segments, {time.monotonic() - started:.1f} s"
+        + (f"; {totals.refused:,} segments were another loader's" if totals.refused else "")
+    )
+
+
+def _feeds(names: tuple[str, ...], topic: str | None) -> list[Feed]:
+    registry = load_registry()
+    feeds = [find_feed(name, registry) for name in dict.fromkeys(names)]
+    for feed in feeds:
+        if feed.format != "lines":
+            raise ValueError(f"feed {feed.name!r} comes as {feed.format} files, not as a stream: use mdp load file")
+    if topic is None:
+        return feeds
+    if len(feeds) > 1:
+        raise ValueError("--topic is for a single feed")
+    return [dataclasses.replace(feeds[0], topic=topic)]
+
+
+def _until(text: str | None, feeds: list[Feed]) -> Until | None:
+    if text is None:
+        return None
+    until = parse_until(text)
+    if until.offsets and len(feeds) > 1:
+        raise ValueError("--until with offsets is for a single feed")
+    return until
+
+
+def _say(message: str) -> None:
+    with suppress(BrokenPipeError):
+        print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)  # noqa: T201

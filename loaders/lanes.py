@@ -1,0 +1,132 @@
+"""One partition on its way to the raw zone: the records that wait, and the chain that they will extend.
+
+    polled records ── add ──▶ waiting, from `first` (the chain's end) up to `next` ── write ──▶ files, chain
+
+What waits is bounded by rows, bytes and age. Records at or behind `stop`, where there is one, are left alone.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from loaders import VERSION, failpoints
+from loaders.chain import Chain
+from loaders.instruments import Instruments
+from loaders.ledger import Entry, load_id
+from loaders.registry import Feed
+from loaders.segments import Load, SegmentWriter
+from loaders.settings import MIB
+from loaders.store import Store
+from loaders.times import iso
+
+
+@dataclass(frozen=True)
+class SegmentLimits:
+    """When a segment is closed: whichever comes first. A quiet partition's too, by its age."""
+
+    rows: int = 100_000
+    bytes: int = 32 * MIB
+    seconds: float = 5.0
+
+
+@dataclass
+class Lane:
+    """A partition that this process reads."""
+
+    feed: Feed
+    chain: Chain
+    instruments: Instruments
+    stop: int | None = None
+    first: int = 0
+    next: int = 0
+    rows: int = 0
+    bytes: int = 0
+    since: float | None = None
+    """When the oldest of what waits came, by the monotonic clock; None if nothing waits."""
+    ready: bool = False
+    """Whether the client reads from `next` on; not after an assignment or an error, until it is sought."""
+    _started_at: int = 0
+    _waiting: list[pa.Table] = field(default_factory=list)
+
+    @property
+    def reached(self) -> bool:
+        """Whether nothing more is to be read."""
+        return self.stop is not None and self.next >= self.stop
+
+    def restart(self, position: int) -> None:
+        """Forget what waits and go on from a position, the chain's end."""
+        self.first = self.next = position
+        self.rows = self.bytes = 0
+        self.since = None
+        self._waiting = []
+
+    def add(self, table: pa.Table) -> None:
+        """Take records as they were polled, in the order of their offsets."""
+        offsets = np.asarray(table["source_position"])
+        start = int(np.searchsorted(offsets, self.next))
+        end = len(offsets) if self.stop is None else int(np.searchsorted(offsets, self.stop))
+        if start >= end:
+            return
+        table = table.slice(start, end - start)
+        self._waiting.append(table)
+        self.rows += table.num_rows
+        self.bytes += table.nbytes
+        self.advance(int(offsets[end - 1]) + 1)
+
+    def advance(self, position: int) -> None:
+        """Note that there are no more records before a position: Kafka may leave offsets out."""
+        position = position if self.stop is None else min(position, self.stop)
+        if position > self.next:
+            self.next = position
+            if self.since is None:
+                self.since, self._started_at = time.monotonic(), time.time_ns()
+
+    def is_due(self, limits: SegmentLimits) -> bool:
+        """Say whether what waits is to be written now."""
+        if self.since is None:
+            return False
+        full = self.rows >= limits.rows or self.bytes >= limits.bytes
+        return full or self.reached or time.monotonic() - self.since >= limits.seconds
+
+    def write(self, store: Store) -> Entry | None:
+        """Write what waits and commit it; None if the chain had gone on without us. Raises StoreError."""
+        key, loaded_at = self.chain.key(self.first), time.time_ns()
+        load = Load(
+            feed=self.feed.name,
+            source=self.chain.source.topic,
+            load_id=load_id(key),
+            loaded_at=loaded_at,
+            source_time=None,
+            schema_version=self.feed.schema_version,
+            attributes={},
+        )
+        writer = SegmentWriter(store, load)
+        failpoints.reach("before-files")
+        for table in self._waiting:
+            writer.add(table)
+        writer.close()
+        failpoints.reach("after-files")
+        entry = Entry(
+            key=key,
+            load_id=load.load_id,
+            feed=load.feed,
+            kind="stream",
+            source=load.source,
+            bytes=self.bytes,
+            schema_version=load.schema_version,
+            records=writer.records,
+            files=tuple(writer.files),
+            stream=self.chain.stream(self.first, self.next),
+            started_at=iso(self._started_at),
+            loaded_at=iso(loaded_at),
+            loader_version=VERSION,
+        )
+        if not self.chain.extend(entry):
+            writer.discard()
+            return None
+        self.restart(self.next)
+        return entry

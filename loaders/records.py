@@ -1,0 +1,90 @@
+"""Records of a stream as columns of the raw zone, built in bulk.
+
+    Batch (offsets, timestamps, keys, values, headers) ── records_table ──▶ payload, key, source_partition,
+                                                          source_position, source_time, headers, instrument
+
+Bytes are kept exactly; a tombstone is a null payload. `source_time` is the header `received_ns` where there is
+one (the exact time of receipt, in nanoseconds), else Kafka's timestamp. The instrument is the record's key, or
+what its payload says where there is no key that could be one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loaders.consumers import Batch
+from loaders.instruments import Instruments
+from loaders.segments import HEADERS, TIME
+
+RECEIVED = "received_ns"
+MAX_MS = 9_223_372_036_854
+"""The last millisecond that 64 bits of nanoseconds can hold."""
+_NANOSECONDS = r"^[0-8]?\d{1,18}$"
+_PLAIN = r"^[\x21-\x7e]{1,64}$"
+
+Headers = Sequence[Sequence[tuple[str, bytes | None]]]
+
+
+def records_table(batch: Batch, partition: int, instruments: Instruments) -> pa.Table:
+    """Return a batch's records as a table, in the order of their offsets."""
+    rows = len(batch.offsets)
+    payload, key = pa.array(batch.values, pa.binary()), pa.array(batch.keys, pa.binary())
+    headers, received = _headers(batch.headers)
+    return pa.table(
+        {
+            "payload": payload,
+            "key": key,
+            "source_partition": pa.repeat(pa.scalar(partition, pa.int32()), rows),
+            "source_position": pa.array(batch.offsets, pa.int64()),
+            "source_time": _times(batch.timestamps, received),
+            "headers": headers,
+            "instrument": _instrument(key, batch.values, instruments),
+        }
+    )
+
+
+def _times(timestamps: Sequence[int], received: pa.Array | None) -> pa.Array:
+    ms = np.array(timestamps, np.int64)
+    unknown = (ms < 0) | (ms > MAX_MS)
+    times = pa.array(np.where(unknown, 0, ms) * 1_000_000, mask=unknown)
+    return (times if received is None else pc.coalesce(received, times)).cast(TIME)
+
+
+def _headers(headers: Headers) -> tuple[pa.Array, pa.Array | None]:
+    """Return the headers as they came, and the times of receipt (ns) that they hold, None where none does."""
+    counts = np.fromiter(map(len, headers), np.int32, len(headers))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+    pairs = list(chain.from_iterable(headers))
+    if not pairs:
+        return pa.ListArray.from_arrays(offsets, pa.array([], HEADERS.value_type)), None
+    names, contents = zip(*pairs, strict=True)
+    keys, values = pa.array(names, pa.string()), pa.array(contents, pa.binary())
+    lists = pa.ListArray.from_arrays(
+        offsets, pa.StructArray.from_arrays([keys, values], fields=list(HEADERS.value_type))
+    )
+    usable = pc.and_(pc.equal(keys, RECEIVED), pc.match_substring_regex(values, _NANOSECONDS))
+    usable = pc.fill_null(usable, False)
+    where = np.repeat(np.arange(len(headers)), counts)[np.asarray(usable)]
+    if not len(where):
+        return lists, None
+    received, missing = np.zeros(len(headers), np.int64), np.ones(len(headers), bool)
+    received[where] = np.asarray(values.filter(usable).cast(pa.string()).cast(pa.int64()))
+    missing[where] = False
+    return lists, pa.array(received, mask=missing)
+
+
+def _instrument(key: pa.Array, values: Sequence[bytes | None], instruments: Instruments) -> pa.Array:
+    plain = pc.fill_null(pc.match_substring_regex(key, _PLAIN), False)
+    symbols = pc.if_else(plain, key, pa.scalar(None, pa.binary())).cast(pa.string())
+    others = np.flatnonzero(~np.asarray(plain))
+    if not len(others):
+        return symbols
+    found = instruments.of_json(values[row] or b"" for row in others)
+    places = np.zeros(len(symbols), np.int64)
+    places[others] = np.arange(len(others))
+    return pc.coalesce(symbols, found.take(pa.array(places, mask=np.asarray(plain))))
