@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -118,7 +118,7 @@ class KafkaPython:
     def __init__(self, membership: Membership) -> None:
         from kafka import KafkaConsumer
         from kafka.admin import KafkaAdminClient
-        from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyPartitionAssignor
+        from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
         shared = {
@@ -134,7 +134,7 @@ class KafkaPython:
                 group_id=membership.group,
                 session_timeout_ms=int(membership.session_seconds * 1000),
                 heartbeat_interval_ms=int(membership.session_seconds * 1000 / 6),
-                partition_assignment_strategy=[CooperativeStickyPartitionAssignor],
+                partition_assignment_strategy=[CooperativeStickyAssignor],
                 enable_auto_commit=False,
                 auto_offset_reset="none",
                 isolation_level="read_committed",
@@ -210,8 +210,10 @@ class KafkaPython:
             log.info("the group did not take the offsets, which are advisory: %s", error)
 
     def close(self) -> None:
-        self._consumer.close(autocommit=False, timeout_ms=REQUEST_SECONDS * 1000)
-        self._admin.close()
+        with suppress(Exception):  # where the brokers are gone, there is no group to leave
+            self._consumer.close(autocommit=False, timeout_ms=REQUEST_SECONDS * 1000)
+        with suppress(Exception):
+            self._admin.close()
 
     def hold(self, partitions: Iterable[Any]) -> None:
         """Let newly assigned partitions stand still until they are sought."""

@@ -109,6 +109,7 @@ class KafkaLoader:
         self._brokers = Trouble(f"reading from Kafka at {settings.kafka}", give_up_after, say, lambda: self._stopping)
         self._zone = Trouble(f"writing to {settings.raw}", give_up_after, say, lambda: self._stopping)
         self._client: Consumer
+        self._sources: dict[str, Source] = {}
         self._chains: dict[Partition, Chain] = {}
         self._lanes: dict[Partition, Lane] = {}
         self._targets: dict[Partition, int] = {}
@@ -164,7 +165,7 @@ class KafkaLoader:
 
     def _find_topics(self) -> None:
         sources = Sources(self._store)
-        self._chains, self._lanes = {}, {}
+        self._sources, self._chains, self._lanes = {}, {}, {}
         for name, feed in self._feeds.items():
             topic = self._client.topic(name)
             if topic is None:
@@ -177,6 +178,7 @@ class KafkaLoader:
             if known not in (None, source) and "new-topic" not in self._accept:
                 raise StreamError(self._other_topic(known, source, topic.partitions))
             sources.note(source)
+            self._sources[name] = source
             for number in topic.partitions:
                 self._chains[Partition(name, number)] = Chain(self._store, source, number)
         self._brokers.over()
@@ -208,9 +210,9 @@ class KafkaLoader:
         where = f"partition {partition.number} of topic {partition.topic}"
         if position < start and "lost-records" not in self._accept:
             raise StreamError(
-                f"{where} starts at offset {start} now, and was loaded up to {position}: the offsets from {position} to "
-                f"{start - 1} have been deleted (retention) before they were loaded. To note them as lost and go on "
-                f"at {start}, run again with --accept lost-records"
+                f"{where} starts at offset {start} now, and was loaded up to {position}: the offsets from {position} "
+                f"to {start - 1} have been deleted (retention) before they were loaded. To note them as lost and go "
+                f"on at {start}, run again with --accept lost-records"
             )
         if position > end:
             raise StreamError(
@@ -268,16 +270,12 @@ class KafkaLoader:
 
     def _take_changes(self) -> None:
         changes = self._client.changes()
-        for partition in self._lanes.keys() - changes.assigned:
-            lane = self._lanes.pop(partition)
-            lane.chain.remember(now=True)
         for partition in changes.fresh:
-            feed = self._feeds[partition.topic]
-            if partition not in self._chains:
-                raise StreamError(
-                    f"topic {partition.topic} has a new partition {partition.number}; run again to load it too"
-                )
+            if partition not in self._chains:  # the topic was given more partitions
+                source = self._sources[partition.topic]
+                self._chains[partition] = Chain(self._store, source, partition.number)
             if partition not in self._lanes:
+                feed = self._feeds[partition.topic]
                 self._lanes[partition] = Lane(
                     feed=feed,
                     chain=self._chains[partition],
@@ -285,6 +283,9 @@ class KafkaLoader:
                     stop=self._targets.get(partition),
                 )
             self._lanes[partition].ready = False
+        gone = [self._lanes.pop(partition) for partition in self._lanes.keys() - changes.assigned]
+        for lane in gone:
+            lane.chain.remember(now=True)
 
     def _seek(self) -> None:
         """Let partitions that were assigned, or that met an error, be read from the chain's end on."""
@@ -311,14 +312,13 @@ class KafkaLoader:
             self._say(f"{partition.topic}/{partition.number}: lost: {why}")
 
     def _ask_brokers(self) -> None:
-        for chain in {chain.source: chain for chain in self._chains.values()}.values():
-            self._confirm(chain)
+        for source in self._sources.values():
+            self._confirm(source)
         self._heard = time.monotonic()
         self._brokers.over()
 
-    def _confirm(self, chain: Chain) -> None:
-        """Make sure that what was read came from the topic that the chain is of, and not from a namesake."""
-        source = chain.source
+    def _confirm(self, source: Source) -> None:
+        """Make sure that what was read came from the topic that the chains are of, and not from a namesake."""
         topic = self._client.topic(source.topic)
         if topic is None:
             raise BrokerError(f"topic {source.topic} is not there")
@@ -336,7 +336,7 @@ class KafkaLoader:
             self._flush(*max(self._lanes.items(), key=lambda item: item[1].bytes))
 
     def _flush(self, partition: Partition, lane: Lane) -> None:
-        self._confirm(lane.chain)
+        self._confirm(lane.chain.source)
         entry = lane.write(self._store)
         self._zone.over()
         where = f"{partition.topic}/{partition.number}"

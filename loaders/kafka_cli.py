@@ -10,9 +10,11 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from loaders import failpoints
 from loaders.consumers import StreamError
@@ -20,6 +22,7 @@ from loaders.kafka import Accept, KafkaLoader
 from loaders.lanes import SegmentLimits
 from loaders.registry import Feed, RegistryError, find_feed, load_registry
 from loaders.settings import Settings, SettingsError
+from loaders.sources import Refusal
 from loaders.store import StoreError
 from loaders.until import Until, parse_until
 
@@ -122,12 +125,83 @@ def load_kafka(
     )
 
 
-def _feeds(names: tuple[str, ...], topic: str | None) -> list[Feed]:
+@click.group()
+def capture() -> None:
+    """Recorded streams."""
+
+
+@capture.command("publish")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--topic", required=True, help="The topic to send to; made, keeping all records, where it is not there.")
+@click.option("--feed", "name", help="The feed whose stream this is; by default the one whose topic it is.")
+@click.option(
+    "--speed",
+    type=click.FloatRange(0, min_open=True),
+    help="Multiple of the recorded pace; by default without waiting.",
+)
+@click.option("--symbol", help="Key of messages that name no symbol; by default the capture's only one.")
+@click.option("--partitions", type=click.IntRange(1), help="Partitions of a topic that is made (1).")
+@click.option("--round-robin", is_flag=True, help="Spread messages over all partitions, not by symbol.")
+@click.option("--keep-all", is_flag=True, help="Let a topic that is there keep all records, if it does not yet.")
+def publish_capture(
+    file: Path,
+    topic: str,
+    name: str | None,
+    speed: float | None,
+    symbol: str | None,
+    partitions: int | None,
+    round_robin: bool,
+    keep_all: bool,
+) -> None:
+    """Put a recorded capture onto a Kafka topic, with its original times; brokers by MDP_KAFKA.
+
+    \b
+    As fast as the brokers take it, and at ten times the pace at which it was recorded:
+        mdp capture publish binance_spot_btcusdt_20240808.gz --topic binance_spot
+        mdp capture publish binance_spot_btcusdt_20240808.gz --topic binance_spot --speed 10
+
+    A record's timestamp is the millisecond at which the message was received, its header received_ns the exact time,
+    its key the symbol. Sending the same capture again sends its records again.
+    """
+    from loaders.publish import Sending, publish
+
+    try:
+        settings = Settings.from_env()
+        feed = _feed_of(name, topic)
+    except (RegistryError, SettingsError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    console = Console(stderr=True)
+    sending = Sending(topic, symbol, speed, partitions, round_robin, keep_all)
+    try:
+        with console.status("sending", spinner="dots") as shown:
+            sent = publish(file, feed, sending, settings, lambda done: shown.update(f"sent {done:,} records"))
+    except (Refusal, StreamError) as error:
+        raise click.ClickException(f"{file}: {error}") from error
+    keyless = f"; {sent.without_key:,} of them name no symbol and have no key" if sent.without_key else ""
+    click.echo(f"sent {sent.records:,} records to topic {topic} ({sent.partitions} partitions){keyless}")
+
+
+def _feed_of(name: str | None, topic: str) -> Feed:
     registry = load_registry()
-    feeds = [find_feed(name, registry) for name in dict.fromkeys(names)]
+    if name is None:
+        names = [feed.name for feed in registry.values() if feed.topic == topic]
+        if len(names) != 1:
+            raise ValueError(f"no feed of the registry has the topic {topic!r}; name the feed with --feed")
+        name = names[0]
+    return _streams([find_feed(name, registry)])[0]
+
+
+def _streams(feeds: list[Feed]) -> list[Feed]:
+    """Return the feeds. Raises ValueError if one of them is no stream."""
     for feed in feeds:
         if feed.format != "lines":
             raise ValueError(f"feed {feed.name!r} comes as {feed.format} files, not as a stream: use mdp load file")
+    return feeds
+
+
+def _feeds(names: tuple[str, ...], topic: str | None) -> list[Feed]:
+    registry = load_registry()
+    feeds = _streams([find_feed(name, registry) for name in dict.fromkeys(names)])
     if topic is None:
         return feeds
     if len(feeds) > 1:

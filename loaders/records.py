@@ -84,7 +84,7 @@ def _instrument(key: pa.Array, values: Sequence[bytes | None], instruments: Inst
     others = np.flatnonzero(~np.asarray(plain))
     if not len(others):
         return symbols
-    found = instruments.of_json(values[row] or b"" for row in others)
+    found = instruments.of_json(values[row] or b"" for row in others.tolist())
     places = np.zeros(len(symbols), np.int64)
     places[others] = np.arange(len(others))
     return pc.coalesce(symbols, found.take(pa.array(places, mask=np.asarray(plain))))

@@ -75,9 +75,8 @@ class Settings:
         """Where writers of this lake keep what is theirs: lock, staged records, dbt's target and logs."""
         if self.lake_is_local:
             return Path(self.lake).with_suffix(".state")
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         name = hashlib.sha256(f"{self.lake}\0{self.lake_data}".encode()).hexdigest()[:16]
-        return cache / "market-data-platform" / "lakes" / name
+        return user_cache() / "lakes" / name
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -117,6 +116,11 @@ def _place(name: str, value: str) -> str:
     if "\0" in value:
         raise SettingsError(f"{name} holds a NUL byte")
     return str(Path(value).expanduser().absolute())
+
+
+def user_cache() -> Path:
+    """The per-user cache of this project, outside every warehouse."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "market-data-platform"
 
 
 def _seconds(name: str, value: str) -> float:
