@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from loaders.registry import REGISTRY
-from loaders.settings import Settings
+from loaders.settings import Settings, user_cache
 from market_data import bookkeeping, lake, lock, publishing
 
 PROJECT = REGISTRY.parent.parent
@@ -138,7 +142,7 @@ def run_dbt(settings: Settings, arguments: list[str], progress: Progress | None 
     flags = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT.parent), "--quiet", "--no-use-colors"]
     flags += ["--target-path", str(state / "target"), "--log-path", str(state / "logs")]
     state.mkdir(parents=True, exist_ok=True)
-    with _environment(settings), contextlib.redirect_stdout(io.StringIO()):
+    with _environment(settings), _parsed_before(state / "target"), contextlib.redirect_stdout(io.StringIO()):
         result = dbtRunner(callbacks=[on_event]).invoke(arguments + flags)
     _close_dbt()
     if result.success:
@@ -150,6 +154,26 @@ def run_dbt(settings: Settings, arguments: list[str], progress: Progress | None 
     if not failures and result.exception is not None:
         failures.append(str(result.exception))
     raise BuildFailedError(failures)
+
+
+@contextlib.contextmanager
+def _parsed_before(target: Path) -> Iterator[None]:
+    """Lend dbt what it knows of this project from another lake of this user, so that it need not parse all of it anew.
+
+    dbt itself checks that the files are the same, and parses what is not.
+    """
+    code = f"{PROJECT}\0{version('dbt-core')}\0{publishing.code_fingerprint()}"
+    name = f"{hashlib.sha256(code.encode()).hexdigest()[:16]}.msgpack"
+    parsed, kept = target / "partial_parse.msgpack", user_cache() / "parsed" / name
+    if kept.exists() and not parsed.exists():
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(kept, parsed)
+    yield
+    if parsed.exists() and not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        draft = kept.with_suffix(f".{os.getpid()}.tmp")
+        shutil.copyfile(parsed, draft)
+        draft.replace(kept)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@
     - delivered_at: a vendor's delivery; null for a stream, whose delivery is its receipt;
     - slot: which of a key's facts this is, where a record dates them itself (a vintage, a membership's end), and
       self_dated: whether it does; '' and false elsewhere. Such tables pass slotted=true;
-    - scope, load_scope: what a delivery is complete for (a session, an index), of the record and of its load; null
-      where a missing key means nothing. `named_scopes` maps a feed to the scope that a file's name gives, as an
+    - scope, load_scope: what a delivery is complete for (a session, an index), of the record and of its load, where the
+      registry's delivery_scope says so; null where a missing key means nothing. `named_scopes` maps a feed to the scope that a file's name gives, as an
       expression over the load's attributes: so that a delivery without a single usable record is one as well;
     - sequence, source, source_partition, source_position: the vendor's order.
 
@@ -82,12 +82,16 @@ all_records as (
 {%- endif %}
 
 deliveries as (
-    select feed, load_scope as scope, load_seq, load_id, schema_version, source, delivered_at
-    from all_records
-    where load_scope is not null
-    union
-    select * from named_deliveries
-    where (feed, scope) in (select (feed, scope) from all_records where scope is not null)
+    select *
+    from (
+        select feed, load_scope as scope, load_seq, load_id, schema_version, source, delivered_at
+        from all_records
+        where load_scope is not null
+        union
+        select * from named_deliveries
+        where (feed, scope) in (select (feed, scope) from all_records where scope is not null)
+    )
+    where feed in (select feed from {{ ref('feeds') }} where delivery_scope in ('day', 'full'))
 ),
 
 -- A key that a later delivery of its scope lacks was deleted by it.
