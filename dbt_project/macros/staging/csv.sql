@@ -9,16 +9,30 @@
 {%- endmacro %}
 
 {#-
-    The session that a load of a vendor's day file delivers: as its name says, else the most frequent New York date of
-    its rows, so that one stray timestamp never makes a file pass for the delivery of another day.
+    Judged records of a vendor's day files with their sessions, ending in `dated`. A load delivers the session that its
+    file's name says, else the most frequent New York date of its rows, so that one stray timestamp never makes a file
+    pass for the delivery of another day.
 -#}
-{% macro load_sessions(records) -%}
-    select load_id, coalesce(max(try_cast({{ header('session_date') }} as date)), mode({{ new_york_date('event_time') }})) as load_session
-    from {{ records }}
+{% macro dated_records() -%}
+load_sessions as (
+    select
+        load_id,
+        coalesce(
+            max(try_cast({{ header('session_date') }} as date)),
+            mode({{ new_york_date('event_time') }})
+        ) as load_session
+    from judged
     group by load_id
+),
+
+dated as (
+    select judged.*, load_sessions.load_session, {{ new_york_date('event_time') }} as session_date
+    from judged
+    left join load_sessions using (load_id)
+)
 {%- endmacro %}
 
-{#- The same, of a load, from the attributes that the ledger holds of it. -#}
+{#- The session that a file's name says, from the attributes that the ledger holds of a load. -#}
 {% macro named_session() -%}
     try_cast(json_extract_string(attributes, '/session_date') as date)::varchar
 {%- endmacro %}

@@ -11,6 +11,43 @@
     load_seq, load_id, feed, schema_version, source, source_partition, source_position, source_time, instrument
 {%- endmacro %}
 
+{#- What every staging model says of a judged record; only what is quarantined keeps its bytes beyond the raw zone. -#}
+{% macro judged_columns(payload='payload') -%}
+    {{ envelope() }},
+    kind,
+    disposition,
+    reject_reason,
+    reject_detail,
+    case when disposition = 'quarantined' then {{ payload }} end as payload
+{%- endmacro %}
+
+{#- The records of a JSON feed with their fields as columns, in three steps ending in `named`. `members` maps columns to JSON
+    pointers; `attributes` are values that a file's name or --set gave. -#}
+{% macro json_records(feed, members, attributes=[]) -%}
+source as (
+    select * from {{ source('raw', feed) }}
+),
+
+decoded as (
+    select
+        {{ envelope() }},
+        {% for attribute in attributes -%}
+        {{ header(attribute) }} as {{ attribute }},
+        {% endfor -%}
+        payload,
+        document,
+        {{ utf8_text('payload') }} as text
+    from source
+),
+
+named as (
+    select
+        * exclude (fields),
+        {{ json_columns('fields', members) }}
+    from (select *, {{ json_fields('text', members) }} as fields from decoded)
+)
+{%- endmacro %}
+
 {#- A value of the envelope's headers, as text: the attributes of a file, such as series_id. -#}
 {% macro header(name) -%}
     try(decode(list_filter(headers, lambda h: h."key" = '{{ name }}')[1]."value"))

@@ -2,20 +2,7 @@
 
 {%- set members = {'published_on_text': 'realtime_start', 'observation_date_text': 'date', 'value_text': 'value'} %}
 
-with source as (
-    select * from {{ source('raw', 'alfred_observations') }}
-),
-
-decoded as (
-    select {{ envelope() }}, payload, {{ header('series_id') }} as series_id, {{ utf8_text('payload') }} as text from source
-),
-
-named as (
-    select
-        * exclude (message),
-        {{ json_columns('message', members) }}
-    from (select *, {{ json_fields('text', members) }} as message from decoded)
-),
+with {{ json_records('alfred_observations', members, attributes=['series_id']) }},
 
 typed as (
     select
@@ -38,12 +25,7 @@ typed as (
 ) }}
 
 select
-    {{ envelope() }},
-    kind,
-    disposition,
-    reject_reason,
-    reject_detail,
-    case when disposition = 'quarantined' then payload end as payload,
+    {{ judged_columns() }},
     series_id,
     observation_date,
     published_on,

@@ -89,12 +89,7 @@ timed as (
 ) }}
 
 select
-    {{ envelope() }},
-    kind,
-    disposition,
-    reject_reason,
-    reject_detail,
-    case when disposition = 'quarantined' then payload end as payload,
+    {{ judged_columns() }},
     symbol,
     event_time,
     source_time as received_time,

@@ -31,12 +31,7 @@ typed as (
 ) }}
 
 select
-    {{ envelope() }},
-    kind,
-    disposition,
-    reject_reason,
-    reject_detail,
-    case when disposition = 'quarantined' then row_payload end as payload,
+    {{ judged_columns('row_payload') }},
     index_name,
     symbol,
     valid_from,

@@ -6,20 +6,7 @@
     'pay_date_text': 'pay_date'
 } %}
 
-with source as (
-    select * from {{ source('raw', 'massive_dividends') }}
-),
-
-decoded as (
-    select {{ envelope() }}, payload, {{ utf8_text('payload') }} as text from source
-),
-
-named as (
-    select
-        * exclude (message),
-        {{ json_columns('message', members) }}
-    from (select *, {{ json_fields('text', members) }} as message from decoded)
-),
+with {{ json_records('massive_dividends', members) }},
 
 typed as (
     select
@@ -42,12 +29,7 @@ typed as (
 ) }}
 
 select
-    {{ envelope() }},
-    kind,
-    disposition,
-    reject_reason,
-    reject_detail,
-    case when disposition = 'quarantined' then payload end as payload,
+    {{ judged_columns() }},
     symbol,
     -- One ex-date can have a regular and a special dividend: they are two actions.
     case when dividend_type is null or dividend_type = 'CD' then 'dividend' when dividend_type = 'SC' then 'special_dividend'

@@ -44,23 +44,10 @@ typed as (
     json=false
 ) }},
 
-sessions as (
-    {{ load_sessions('judged') }}
-),
-
-dated as (
-    select judged.*, sessions.load_session, {{ new_york_date('event_time') }} as session_date
-    from judged
-    left join sessions using (load_id)
-)
+{{ dated_records() }}
 
 select
-    {{ envelope() }},
-    kind,
-    disposition,
-    reject_reason,
-    reject_detail,
-    case when disposition = 'quarantined' then row_payload end as payload,
+    {{ judged_columns('row_payload') }},
     load_session,
     session_date,
     symbol,

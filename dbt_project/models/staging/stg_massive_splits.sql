@@ -4,20 +4,7 @@
     'symbol': 'ticker', 'ex_date_text': 'execution_date', 'split_from_text': 'split_from', 'split_to_text': 'split_to'
 } %}
 
-with source as (
-    select * from {{ source('raw', 'massive_splits') }}
-),
-
-decoded as (
-    select {{ envelope() }}, payload, {{ utf8_text('payload') }} as text from source
-),
-
-named as (
-    select
-        * exclude (message),
-        {{ json_columns('message', members) }}
-    from (select *, {{ json_fields('text', members) }} as message from decoded)
-),
+with {{ json_records('massive_splits', members) }},
 
 typed as (
     select
@@ -38,12 +25,7 @@ typed as (
 ) }}
 
 select
-    {{ envelope() }},
-    kind,
-    disposition,
-    reject_reason,
-    reject_detail,
-    case when disposition = 'quarantined' then payload end as payload,
+    {{ judged_columns() }},
     symbol,
     'split' as action_type,
     ex_date,

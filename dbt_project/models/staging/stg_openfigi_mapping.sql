@@ -6,20 +6,7 @@
     'security_description': 'securityDescription', 'error': 'error', 'warning': 'warning'
 } %}
 
-with source as (
-    select * from {{ source('raw', 'openfigi_mapping') }}
-),
-
-decoded as (
-    select {{ envelope() }}, payload, {{ utf8_text('payload') }} as text from source
-),
-
-named as (
-    select
-        * exclude (message),
-        {{ json_columns('message', members) }}
-    from (select *, {{ json_fields('text', members) }} as message from decoded)
-),
+with {{ json_records('openfigi_mapping', members) }},
 
 typed as (
     select
@@ -38,12 +25,7 @@ typed as (
 ) }}
 
 select
-    {{ envelope() }},
-    kind,
-    disposition,
-    reject_reason,
-    reject_detail,
-    case when disposition = 'quarantined' then payload end as payload,
+    {{ judged_columns() }},
     figi,
     composite_figi,
     share_class_figi,
