@@ -1,7 +1,8 @@
 """Points at which a process can be told to die, so that tests can kill it between any two steps.
 
-    MDP_FAILPOINT=after-files     SIGKILL when the point is reached
-    MDP_FAILPOINT=after-files:3   when it is reached for the third time
+    MDP_FAILPOINT=after-files          SIGKILL when the point is reached
+    MDP_FAILPOINT=after-files:3        when it is reached for the third time
+    MDP_FAILPOINT=after-files:3:stop   SIGSTOP instead: it sleeps there until SIGCONT, as a stalled machine would
 
 Nothing is caught, flushed or closed at such a death: it is the one that a power cut or the kernel brings.
 """
@@ -9,6 +10,7 @@ Nothing is caught, flushed or closed at such a death: it is the one that a power
 from __future__ import annotations
 
 import os
+import re
 import signal
 
 POINTS = (
@@ -23,23 +25,26 @@ POINTS = (
 )
 """In the order in which a loader reaches them: the steps are origin, files, pointer, entry, offsets, head."""
 
+_POINT = re.compile(rf"(?P<name>{'|'.join(POINTS)})(?::(?P<count>[1-9]\d*))?(?::(?P<stop>stop))?")
 _left: dict[str, int] = {}
+_signal: dict[str, signal.Signals] = {}
 
 
 def arm(text: str | None) -> None:
-    """Choose the point and the time at which it kills; None for no point. Raises ValueError for another name."""
+    """Choose the point, the time and the signal; None for no point. Raises ValueError for what is none."""
     _left.clear()
     if text is None:
         return
-    name, _, count = text.partition(":")
-    if name not in POINTS or not (count or "1").isdigit() or count == "0":
-        raise ValueError(f"MDP_FAILPOINT is {text!r}; give one of {', '.join(POINTS)}, perhaps with :COUNT")
-    _left[name] = int(count or 1)
+    match = _POINT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"MDP_FAILPOINT is {text!r}; give one of {', '.join(POINTS)}, then perhaps :COUNT, :stop")
+    _left[match["name"]] = int(match["count"] or 1)
+    _signal[match["name"]] = signal.SIGSTOP if match["stop"] else signal.SIGKILL
 
 
 def reach(name: str) -> None:
-    """Die here, if this is the point and the time."""
+    """Die or stop here, if this is the point and the time."""
     if name in _left:
         _left[name] -= 1
         if _left[name] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), _signal[name])

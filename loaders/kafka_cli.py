@@ -6,6 +6,7 @@ mdp capture publish FILE --topic T ──▶ Kafka ── mdp load kafka --feed 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import signal
 import sys
 import time
@@ -114,6 +115,7 @@ def load_kafka(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    gc.set_threshold(100_000, 20, 100)  # a poll makes thousands of small objects, and none of them is in a cycle
     started = time.monotonic()
     try:
         totals = loader.run()

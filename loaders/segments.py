@@ -29,6 +29,9 @@ MAX_BYTES = 64 * MIB
 ROW_GROUP_ROWS = 20_000
 """Small groups, whose statistics of `instrument` let a reader skip most of a file."""
 
+UNLIKE = ("payload", "document", "source_position", "source_time")
+"""Columns whose values hardly repeat: a dictionary of them would cost time and save nothing."""
+
 TIME = pa.timestamp("ns")
 HEADERS = pa.list_(pa.struct([("key", pa.string()), ("value", pa.binary())]))
 ENVELOPE = pa.schema(
@@ -124,7 +127,7 @@ class SegmentWriter:
             compression="zstd",
             compression_level=1,
             row_group_size=ROW_GROUP_ROWS,
-            use_dictionary=[name for name in table.column_names if name not in ("payload", "document")],
+            use_dictionary=[name for name in table.column_names if name not in UNLIKE],
             write_statistics=["source_position", "source_time", "instrument"],
             store_schema=False,
         )
@@ -140,7 +143,8 @@ class SegmentWriter:
     def _sealed(self, records: pa.Table) -> pa.Table:
         """Return the records with the whole envelope, sorted by instrument; the sort is stable."""
         order = pc.sort_indices(records, [("instrument", "ascending")])
-        records = records.take(order)
+        if not np.array_equal(order, np.arange(records.num_rows)):
+            records = records.take(order)
         own = [name for name in records.column_names if name not in ENVELOPE.names]
         columns = [records[name] for name in own]
         for field in ENVELOPE:

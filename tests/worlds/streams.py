@@ -1,0 +1,194 @@
+"""A raw zone that is loaded from the tests' broker, by loaders in processes of their own.
+
+produce(...) ──▶ topic ── Zone.load(), Zone.start() ──▶ raw zone ── Zone.rows(), Zone.positions()
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from loaders.ledger import Entry, Ledger
+from loaders.settings import Settings
+from loaders.store import LocalStore
+
+FEED = "binance_spot"
+WAIT = 60.0
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One record to send."""
+
+    value: bytes | None
+    key: bytes | None = None
+    headers: Headers = ()
+    partition: int = 0
+    timestamp_ms: int | None = None
+
+
+def produce(bootstrap: str, topic: str, messages: Iterable[Message], **options: Any) -> None:
+    """Send records, and return when the broker has them."""
+    from kafka import KafkaProducer
+
+    producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5, **options)
+    try:
+        futures = [
+            producer.send(
+                topic,
+                value=message.value,
+                key=message.key,
+                headers=list(message.headers),
+                partition=message.partition,
+                timestamp_ms=message.timestamp_ms,
+            )
+            for message in messages
+        ]
+        for future in futures:
+            future.get(timeout=WAIT)
+    finally:
+        producer.close()
+
+
+def numbered(start: int, count: int, partitions: int = 1) -> list[Message]:
+    """Trades whose numbers go on from `start`, over partitions in turn."""
+    return [
+        Message(b'{"e":"trade","s":"BTCUSDT","t":%d}' % number, b"BTCUSDT", partition=number % partitions)
+        for number in range(start, start + count)
+    ]
+
+
+@dataclass
+class Loader:
+    """A loader at work. `said` holds the lines of its error stream as they come."""
+
+    process: subprocess.Popen[str]
+    said: list[str] = field(default_factory=list)
+
+    def read(self) -> None:
+        assert self.process.stderr is not None
+        self.said.extend(line.rstrip() for line in self.process.stderr)
+
+    def until_says(self, text: str) -> str:
+        """Wait for a line that holds the text; return it."""
+        found: list[str] = []
+        wait_for(
+            lambda: found.extend(line for line in self.said if text in line) or bool(found), f"{text!r} in {self.said}"
+        )
+        return found[0]
+
+    def wait(self) -> int:
+        return self.process.wait(timeout=WAIT)
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A raw zone below a directory."""
+
+    root: Path
+    bootstrap: str
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "raw"
+
+    @property
+    def settings(self) -> Settings:
+        return Settings.from_env({"MDP_RAW": str(self.raw), "MDP_KAFKA": self.bootstrap})
+
+    def environment(self, failpoint: str | None = None) -> dict[str, str]:
+        env = {**os.environ, "MDP_RAW": str(self.raw), "MDP_KAFKA": self.bootstrap}
+        return {**env, "MDP_FAILPOINT": failpoint} if failpoint else env
+
+    def command(self, topic: str, *arguments: str) -> list[str]:
+        load = ["-c", "from market_data.cli import main; main()", "load", "kafka", "--feed", FEED, "--topic", topic]
+        return [sys.executable, *load, *arguments]
+
+    def load(self, topic: str, *arguments: str, until: str = "caught-up") -> subprocess.CompletedProcess[str]:
+        """Load to the end in a process of its own."""
+        return subprocess.run(
+            self.command(topic, "--until", until, *arguments),
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=WAIT,
+            check=False,
+        )
+
+    @contextmanager
+    def started(self, topic: str, *arguments: str, failpoint: str | None = None) -> Iterator[Loader]:
+        """A loader that runs beside the test, and is killed at the end if it still does."""
+        process = subprocess.Popen(
+            self.command(topic, *arguments),
+            env=self.environment(failpoint),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        loader = Loader(process)
+        reader = threading.Thread(target=loader.read)
+        reader.start()
+        try:
+            yield loader
+        finally:
+            process.kill()
+            process.wait()
+            reader.join()
+
+    def entries(self, kind: str = "stream") -> list[Entry]:
+        entries = Ledger(LocalStore(self.raw)).entries("kafka/")
+        return [entry for entry in entries if entry.kind == kind]
+
+    def table(self) -> pa.Table:
+        """Everything that the ledger names, in the order of partition and offset."""
+        files = [file.path for entry in self.entries() for file in entry.files]
+        tables = [pq.read_table(self.raw / path, partitioning=None) for path in files]
+        if not tables:
+            return pa.table({"source": [], "source_partition": [], "source_position": []})
+        order = [(name, "ascending") for name in ("source", "source_partition", "source_position")]
+        return pa.concat_tables(tables).sort_by(order)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return self.table().to_pylist()
+
+    def positions(self) -> Counter[tuple[str, int, int]]:
+        """How often each (topic, partition, offset) is there."""
+        table = self.table()
+        columns = [table[name].to_pylist() for name in ("source", "source_partition", "source_position")]
+        return Counter(zip(*columns, strict=True))
+
+    def check_chains(self) -> None:
+        """Every entry starts where another ends, from the origin on."""
+        ends = {
+            (origin.stream.topic_id, origin.stream.partition): origin.stream.next
+            for origin in self.entries("origin")
+            if origin.stream is not None
+        }
+        links = [entry for kind in ("stream", "hole") for entry in self.entries(kind)]
+        for entry in sorted(links, key=lambda entry: entry.key):
+            assert entry.stream is not None
+            chain = (entry.stream.topic_id, entry.stream.partition)
+            assert ends[chain] == entry.stream.first, f"{entry.key} does not start where another ends"
+            assert entry.records == sum(file.rows for file in entry.files)
+            ends[chain] = entry.stream.next
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = WAIT) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
+        time.sleep(0.05)
