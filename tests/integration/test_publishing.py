@@ -1,0 +1,223 @@
+"""Publishing: readers see a version only after it was built and tested, whatever fails, dies or runs beside it.
+
+published ──build──> head ──tests pass──> published
+    ^                  │
+    └──── restore ─────┘
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import duckdb
+import pytest
+from worlds.warehouse import REPOSITORY, Warehouse, differences
+
+from market_data import bookkeeping, build, client, lake, lock, publishing
+
+T0 = 1_709_596_800_000  # 2024-03-05 00:00:00 UTC, ms
+
+
+def capture(directory: Path, name: str, trades: list[tuple[int, str, str]], symbol: str = "BTCUSDT") -> Path:
+    """A Binance capture of trades: id, price, size; one a minute, received at once."""
+    lines = []
+    for trade_id, price, size in trades:
+        event = T0 + trade_id * 60_000
+        lines.append(
+            f'{event}000000 {{"stream":"x@trade","data":{{"e":"trade","E":{event},"s":"{symbol}","t":{trade_id},'
+            f'"p":"{price}","q":"{size}","T":{event},"m":true,"M":true}}}}\n'
+        )
+    path = directory / name
+    path.write_text("".join(lines))
+    return path
+
+
+def add(warehouse: Warehouse, name: str, trades: list[tuple[int, str, str]]) -> str:
+    outcome = warehouse.load(capture(warehouse.root, name, trades), "binance_spot")
+    assert outcome.status == "loaded", outcome.message
+    return outcome.entry.load_id
+
+
+def trade_count(warehouse: Warehouse) -> int:
+    ((count,),) = warehouse.ask("select count(*) from canonical.trades")
+    return int(count)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """One published version with three trades. Tests copy it."""
+    warehouse = Warehouse(tmp_path_factory.mktemp("built"))
+    add(warehouse, "binance_spot_1", [(1, "100.5", "1"), (2, "101", "2"), (3, "99", "0.5")])
+    warehouse.build()
+    return warehouse
+
+
+BAD_TEST = "select * from {{ ref('trades') }} where price = 13"
+
+
+def with_a_failing_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use a copy of the dbt project with one test more, which fails for a price of 13."""
+    project = tmp_path / "checkout" / "dbt_project"
+    shutil.copytree(REPOSITORY / "dbt_project", project, ignore=shutil.ignore_patterns("target", "logs"))
+    shutil.copy(REPOSITORY / "profiles.yml", project.parent)
+    (project / "tests" / "assert_no_price_is_13.sql").write_text(BAD_TEST)
+    monkeypatch.setattr(build, "PROJECT", project)
+
+
+def test_a_failing_test_publishes_nothing_and_its_loads_count_as_unseen(
+    built: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = client.published_version(built.settings)
+    before = built.tables()
+    load_id = add(built, "binance_spot_2", [(4, "13", "1"), (1, "100.5", "1")])
+    script = publishing.connect_script(built.settings).read_text()
+    with monkeypatch.context() as patch:
+        with_a_failing_test(tmp_path, patch)
+        with pytest.raises(build.BuildFailedError, match="assert_no_price_is_13"):
+            built.build()
+    assert client.published_version(built.settings) == version
+    assert publishing.connect_script(built.settings).read_text() == script
+    assert differences(before, built.tables()) == []
+    # The head holds what failed; nobody may publish it as it is.
+    with built.reader(head_of(built)) as connection:
+        assert connection.execute("select count(*) from canonical.trades").fetchone() == (4,)
+    with pytest.raises(build.BuildFailedError, match="mdp build"):
+        build.publish(built.settings)
+    # The next build takes it back, counts the load as unseen, and goes on.
+    outcome = built.build()
+    assert outcome.restored
+    assert outcome.new_loads == 1
+    assert outcome.version > version
+    assert trade_count(built) == 4
+    assert built.ask(
+        "select raw_records, canonical_records, duplicates from observability.conservation where load_id = ?",
+        load_id,
+    ) == [(2, 1, 1)]
+
+
+def head_of(warehouse: Warehouse) -> int:
+    with lake.open_version(warehouse.settings, None) as connection:
+        return publishing.head(connection)
+
+
+def dbt(warehouse: Warehouse, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Plain dbt, in a process of its own, as a person would run it."""
+    places = ["--project-dir", str(REPOSITORY / "dbt_project"), "--profiles-dir", str(REPOSITORY)]
+    target = ["--target-path", str(warehouse.root / "target"), "--log-path", str(warehouse.root / "logs")]
+    return warehouse.run([sys.executable, "-m", "dbt.cli.main", *arguments, *places, *target])
+
+
+def test_plain_dbt_publishes_nothing_and_mdp_publish_does(built: Warehouse) -> None:
+    version, count = client.published_version(built.settings), trade_count(built)
+    add(built, "binance_spot_3", [(5, "100", "1")])
+    for command in ("run", "test"):
+        done = dbt(built, command)
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert client.published_version(built.settings) == version
+        assert trade_count(built) == count
+    outcome = build.publish(built.settings)
+    assert outcome.version > version
+    assert client.published_version(built.settings) == outcome.version
+    assert trade_count(built) == count + 1
+    assert build.publish(built.settings).version == outcome.version
+    assert not built.build().built
+
+
+BUILD = "from loaders.settings import Settings; from market_data.build import build; print(build(Settings.from_env()))"
+
+
+def test_three_builds_at_once_and_a_reader_beside_them(built: Warehouse) -> None:
+    """All end well or refuse with a clear message; no key is there twice; a reader keeps its version throughout."""
+    version, count = client.published_version(built.settings), trade_count(built)
+    load_id = add(built, "binance_spot_4", [(6, "100", "1"), (7, "100", "1"), (2, "101.5", "2")])
+    reader = built.reader()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", BUILD],
+            env={**built.environment, "MDP_LOCK_WAIT": wait},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for wait in ("300", "300", "0.5")
+    ]
+    reads = 0
+    while any(process.poll() is None for process in processes):
+        assert reader.execute("select count(*) from canonical.trades").fetchone() == (count,)
+        with built.reader() as other:
+            assert other.execute("select count(*) from canonical.trades").fetchone() in [
+                (count,),
+                (count + 3,),
+            ]
+        reads += 1
+        threading.Event().wait(0.3)
+    assert reads > 3
+    assert reader.execute("select count(*) from canonical.trades").fetchone() == (count,)
+    reader.close()
+    ends = [(process.wait(), *process.communicate()) for process in processes]
+    refused = [error for code, _, error in ends if code]
+    assert all("LakeBusyError: the lake is being written to by" in error for error in refused), refused
+    assert len(refused) < 3
+    assert sum("built=True" in out for _, out, _ in ends) == 1, ends
+    assert client.published_version(built.settings) > version
+    assert trade_count(built) == count + 3
+    assert built.ask(
+        "select count(*) from"
+        " (select listing_id, trade_id, revision from canonical.trades group by all having count(*) > 1)"
+    ) == [(0,)]
+    assert built.ask(
+        "select canonical_records, is_conserved from observability.conservation where load_id = ?", load_id
+    ) == [(3, True)]
+
+
+def test_a_second_warehouse_is_not_touched(built: Warehouse, tmp_path: Path) -> None:
+    other = Warehouse(tmp_path / "other")
+    other.root.mkdir()
+    ours = {path: path.stat().st_mtime_ns for path in built.root.rglob("*") if path.is_file()}
+    add(other, "binance_spot_1", [(1, "1", "1")])
+    with lock.writers_lock(built.settings):  # the other has a lock of its own
+        other.build()
+    assert trade_count(other) == 1
+    changed = {
+        path.name for path in built.root.rglob("*") if path.is_file() and ours.get(path) != path.stat().st_mtime_ns
+    }
+    assert changed <= {"writer.lock", "lake.sqlite-shm", "lake.sqlite-wal"}
+
+
+def test_readers_cannot_write(built: Warehouse) -> None:
+    with built.reader() as connection, pytest.raises(duckdb.Error):
+        connection.execute("delete from canonical.trades")
+    with client.connect(built.settings) as connection, pytest.raises(duckdb.Error):
+        connection.sql("drop table research.bars_1m")
+
+
+def test_a_damaged_head_is_found_and_not_published(built: Warehouse) -> None:
+    """What was written past dbt, under the lock, is caught by the tests of the head."""
+    version = client.published_version(built.settings)
+    with lock.writers_lock(built.settings):
+        connection = lake.open_for_writing(built.settings)
+        connection.execute(
+            "insert into lake.versioned.int_trades__versioned"
+            " select * from lake.versioned.int_trades__versioned limit 1"
+        )
+        publishing.note(connection, "", "succeeded", "by hand")
+        connection.close()
+    with pytest.raises(build.BuildFailedError):
+        build.verify_tables(built.settings)
+    assert client.published_version(built.settings) == version
+
+
+def test_the_bookkeeping_tells_what_happened(built: Warehouse) -> None:
+    with lake.open_version(built.settings, None) as connection:
+        events = [
+            event for (event,) in connection.execute("select event from observability.runs order by rowid").fetchall()
+        ]
+        releases = bookkeeping.scalar(connection, "select count(*) from observability.releases")
+    assert events.count("published") == releases
+    assert {"started", "failed", "restored", "succeeded", "published"} <= set(events)
+    assert os.environ.get("MDP_LAKE") != built.settings.lake, "a build leaves the environment as it was"
