@@ -1,0 +1,78 @@
+"""Records of a stream as columns: exact bytes, exact times, whatever was sent."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loaders.consumers import Batch
+from loaders.instruments import Instruments
+from loaders.records import MAX_MS, records_table
+
+INSTRUMENTS = Instruments("data.s|s|stream@", {})
+
+
+def table(
+    values: list[bytes | None],
+    keys: list[bytes | None] | None = None,
+    headers: list[list[tuple[str, bytes | None]]] | None = None,
+    timestamps: list[int] | None = None,
+) -> pa.Table:
+    rows = len(values)
+    batch = Batch(list(range(rows)), timestamps or [0] * rows, keys or [None] * rows, values, headers or [[]] * rows)
+    return records_table(batch, 3, INSTRUMENTS)
+
+
+def nanoseconds(found: pa.Table) -> list[int | None]:
+    answer: list[int | None] = found["source_time"].cast(pa.int64()).to_pylist()
+    return answer
+
+
+def test_payload_and_key_are_kept_exactly() -> None:
+    values = [None, b"", b"\xff\x00\xfe", b'{"s":"A"}', b"[" * 10_000]
+    keys = [b"K", None, b"", b"\xff", b"a\x00b"]
+    found = table(values, keys)
+    assert found["payload"].to_pylist() == values
+    assert found["key"].to_pylist() == keys
+    assert found["source_partition"].to_pylist() == [3] * 5
+    assert found["source_position"].to_pylist() == [0, 1, 2, 3, 4]
+
+
+def test_the_instrument_is_the_key_or_what_the_payload_says() -> None:
+    values = [b'{"s":"A"}', b'{"s":"B"}', b'{"stream":"c@trade"}', None, b"junk", b'{"s":"D"}', b'{"s":"E"}']
+    keys = [b"KEY", None, b"\xff", b"T", None, b"", b"x" * 65]
+    assert table(values, keys)["instrument"].to_pylist() == ["KEY", "B", "C", "T", None, "D", "E"]
+
+
+def test_the_time_of_receipt_goes_before_kafkas_timestamp() -> None:
+    exact = 1_723_161_254_087_896_568
+    headers: list[list[tuple[str, bytes | None]]] = [
+        [("received_ns", str(exact).encode())],
+        [],
+        [("a", b"1"), ("received_ns", b"5"), ("received_ns", b"6")],
+        [("received_ns", None)],
+        [("received_ns", b"soon")],
+        [("received_ns", b"9999999999999999999")],
+        [("other", b"7")],
+        [("received_ns", b"8\n")],
+    ]
+    found = table([b""] * 8, headers=headers, timestamps=[12, 34, 56, -1, 78, 90, MAX_MS + 1, 11])
+    assert nanoseconds(found) == [exact, 34_000_000, 6, None, 78_000_000, 90_000_000, None, 11_000_000]
+    assert [[(pair["key"], pair["value"]) for pair in pairs] for pairs in found["headers"].to_pylist()] == headers
+
+
+def test_times_reach_to_the_ends_of_nanoseconds() -> None:
+    found = table([b"", b""], timestamps=[0, MAX_MS])
+    assert found["source_time"][0].as_py() == dt.datetime(1970, 1, 1)
+    assert nanoseconds(found)[1] == MAX_MS * 1_000_000
+
+
+@given(st.lists(st.tuples(st.none() | st.binary(max_size=20), st.none() | st.binary(max_size=70)), max_size=20))
+def test_whatever_comes_every_record_is_a_row(records: list[tuple[bytes | None, bytes | None]]) -> None:
+    found = table([value for value, _ in records], [key for _, key in records])
+    assert list(zip(found["payload"].to_pylist(), found["key"].to_pylist(), strict=True)) == records
+    assert pc.all(pc.equal(found["source_partition"], 3)).as_py() is not False
