@@ -21,6 +21,8 @@ POLL_RECORDS = 10_000
 FETCH_BYTES, PARTITION_FETCH_BYTES = 16 * MIB, 4 * MIB
 """Bytes of one answer of a broker, and of one partition in it: what is in memory besides segments."""
 REQUEST_SECONDS = 10
+FIRST_ANSWER_SECONDS = 3
+"""How long a first attempt to reach the brokers may take; the loader tries again."""
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +125,7 @@ class KafkaPython:
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
         shared = {
             "bootstrap_servers": membership.bootstrap.split(","),
-            "bootstrap_timeout_ms": REQUEST_SECONDS * 1000,
+            "bootstrap_timeout_ms": FIRST_ANSWER_SECONDS * 1000,
             "request_timeout_ms": REQUEST_SECONDS * 1000,
             "reconnect_backoff_max_ms": 2000,
         }

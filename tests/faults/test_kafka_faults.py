@@ -1,0 +1,340 @@
+"""What can go wrong between Kafka and the raw zone, done for real: nothing lost, nothing twice, nothing silent."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import KafkaServer
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from worlds.streams import Loader, Zone, numbered, produce, wait_for
+
+from loaders.failpoints import POINTS
+
+QUICK = ("--segment-seconds", "0.5", "--session-seconds", "6")
+
+
+@pytest.fixture
+def zone(tmp_path: Path, kafka_server: KafkaServer) -> Zone:
+    return Zone(tmp_path, kafka_server.bootstrap)
+
+
+@contextlib.contextmanager
+def admin(zone: Zone) -> Iterator[object]:
+    from kafka.admin import KafkaAdminClient
+
+    client = KafkaAdminClient(bootstrap_servers=zone.bootstrap)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def delete_records(zone: Zone, topic: str, before: int) -> None:
+    """Let the log start at an offset, as retention does."""
+    from kafka import TopicPartition
+
+    with admin(zone) as client:
+        client.delete_records({TopicPartition(topic, 0): before})  # type: ignore[attr-defined]
+
+
+def make_again(zone: Zone, topic: str) -> None:
+    """Delete a topic and make one of the same name."""
+    from kafka.admin import NewTopic
+    from kafka.errors import TopicAlreadyExistsError
+
+    with admin(zone) as client:
+        client.delete_topics([topic])  # type: ignore[attr-defined]
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                client.create_topics([NewTopic(topic, 1, 1)])  # type: ignore[attr-defined]
+                return
+            except TopicAlreadyExistsError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+
+def whole(topic: str, count: int, partitions: int = 1) -> Counter[tuple[str, int, int]]:
+    """Each offset once, where `count` records went to the partitions in turn."""
+    return Counter(
+        (topic, number, offset)
+        for number in range(partitions)
+        for offset in range(len(range(number, count, partitions)))
+    )
+
+
+def orphans(zone: Zone) -> set[str]:
+    """Data files that no entry names."""
+    named = {file.path for entry in zone.entries() for file in entry.files}
+    return {str(path.relative_to(zone.raw)) for path in zone.raw.glob("binance_spot/**/*.parquet")} - named
+
+
+def test_killed_at_any_step_of_a_flush_it_goes_on_where_the_ledger_is(zone: Zone, kafka_server: KafkaServer) -> None:
+    rows = ("--segment-rows", "100", "--session-seconds", "6")
+    topics = {point: kafka_server.new_topic(2) for point in POINTS}
+    zones = {point: Zone(zone.root / point, zone.bootstrap) for point in POINTS}
+    for topic in topics.values():
+        produce(zone.bootstrap, topic, numbered(0, 1_000, partitions=2))
+    for points in (POINTS[:4], POINTS[4:]):
+        with contextlib.ExitStack() as stack:
+            loaders = {}
+            for point in points:
+                command = (topics[point], "--until", "caught-up", *rows)
+                loaders[point] = stack.enter_context(zones[point].started(*command, failpoint=point))
+            for point, loader in loaders.items():
+                assert loader.wait() == -signal.SIGKILL, (point, loader.said)
+        with contextlib.ExitStack() as stack:
+            again = [
+                stack.enter_context(
+                    zones[point].started(topics[point], "--until", "caught-up", *rows, "--group", f"{topics[point]}-2")
+                )
+                for point in points
+            ]
+            for loader in again:
+                assert loader.wait() == 0, loader.said
+    for point in POINTS:
+        assert zones[point].positions() == whole(topics[point], 1_000, 2), point
+        zones[point].check_chains()
+        assert len(orphans(zones[point])) <= 1, point
+
+
+def test_a_broker_that_dies_and_comes_back(zone: Zone, kafka_server: KafkaServer) -> None:
+    topic = kafka_server.new_topic(2)
+    produce(zone.bootstrap, topic, numbered(0, 200, partitions=2))
+    with zone.started(topic, *QUICK) as loader:
+        wait_for(lambda: len(zone.positions()) == 200, "the first records")
+        kafka_server.kill()
+        loader.until_says("reading from Kafka at")
+        kafka_server.start()
+        produce(zone.bootstrap, topic, numbered(200, 200, partitions=2))
+        wait_for(lambda: len(zone.positions()) == 400, "the records after the restart")
+        loader.process.terminate()
+        assert loader.wait() == 0
+        assert any("works again" in line for line in loader.said)
+    assert zone.positions() == whole(topic, 400, 2)
+    zone.check_chains()
+
+
+def test_brokers_that_stay_away_are_given_up(zone: Zone, kafka_server: KafkaServer) -> None:
+    nowhere = Zone(zone.root, "127.0.0.1:9")
+    done = nowhere.load("any", "--give-up-after", "1")
+    assert done.returncode == 1
+    assert "reading from Kafka at 127.0.0.1:9 has failed for" in done.stderr
+
+
+def test_a_topic_made_again_is_told_and_loaded_only_if_accepted(zone: Zone, kafka_server: KafkaServer) -> None:
+    topic = kafka_server.new_topic()
+    produce(zone.bootstrap, topic, numbered(0, 10))
+    assert zone.load(topic).returncode == 0
+    make_again(zone, topic)
+    produce(zone.bootstrap, topic, numbered(100, 30))
+    done = zone.load(topic)
+    assert done.returncode == 1
+    assert "is on another topic of the same name" in done.stderr
+    assert "0 up to 10" in done.stderr
+    assert "--accept new-topic" in done.stderr
+    assert len(zone.positions()) == 10
+    assert "loaded 30 records" in zone.load(topic, "--accept", "new-topic").stdout
+    assert "loaded 0 records" in zone.load(topic).stdout
+    assert zone.table().num_rows == 40
+    zone.check_chains()
+
+
+def test_a_topic_made_again_under_a_running_loader_is_never_mixed_up(zone: Zone, kafka_server: KafkaServer) -> None:
+    topic = kafka_server.new_topic()
+    produce(zone.bootstrap, topic, numbered(0, 10))
+    with zone.started(topic, *QUICK) as loader:
+        wait_for(lambda: len(zone.positions()) == 10, "the first records")
+        make_again(zone, topic)
+        produce(zone.bootstrap, topic, numbered(100, 30))
+        assert loader.wait() == 1
+        assert any("another topic of the same name" in line for line in loader.said)
+    assert zone.table()["payload"].to_pylist() == [message.value for message in numbered(0, 10)]
+
+
+def test_another_cluster_is_told(
+    zone: Zone,
+    tmp_path: Path,
+    services_command: Callable[..., subprocess.CompletedProcess[str]],
+    kafka_server: KafkaServer,
+) -> None:
+    """The topic has the same name on a cluster that was formatted anew, as after a lost disk."""
+    root = tmp_path / "services"
+    root.mkdir()
+    topic = kafka_server.new_topic()
+    produce(zone.bootstrap, topic, numbered(0, 10))
+    assert zone.load(topic).returncode == 0
+    done = services_command("up", "kafka", "--random-ports", root=root)
+    try:
+        assert done.returncode == 0, done.stderr
+        other = Zone(zone.root, done.stdout.strip().rpartition("=")[2])
+        from kafka.admin import KafkaAdminClient, NewTopic
+
+        client = KafkaAdminClient(bootstrap_servers=other.bootstrap)
+        client.create_topics([NewTopic(topic, 1, 1)])
+        client.close()
+        produce(other.bootstrap, topic, numbered(0, 20))
+        refused = other.load(topic)
+        assert refused.returncode == 1
+        assert "is on another cluster than before" in refused.stderr
+        assert "loaded 20 records" in other.load(topic, "--accept", "new-topic").stdout
+        assert zone.load(topic).returncode == 1
+    finally:
+        services_command("down", root=root)
+
+
+def test_records_deleted_before_they_were_loaded_are_told_and_noted(zone: Zone, kafka_server: KafkaServer) -> None:
+    topic = kafka_server.new_topic()
+    produce(zone.bootstrap, topic, numbered(0, 50))
+    assert zone.load(topic).returncode == 0
+    delete_records(zone, topic, 50)
+    caught_up = zone.load(topic)
+    assert (caught_up.returncode, "loaded 0 records" in caught_up.stdout) == (0, True)
+    produce(zone.bootstrap, topic, numbered(50, 50))
+    delete_records(zone, topic, 70)
+    done = zone.load(topic)
+    assert done.returncode == 1
+    assert "starts at offset 70 now, and was loaded up to 50: the offsets from 50 to 69" in done.stderr
+    assert len(zone.positions()) == 50
+    assert "loaded 30 records" in zone.load(topic, "--accept", "lost-records").stdout
+    (hole,) = zone.entries("hole")
+    assert hole.stream is not None
+    assert (hole.stream.first, hole.stream.next, hole.outcome) == (50, 70, "skipped")
+    zone.check_chains()
+    assert zone.positions() == Counter((topic, 0, offset) for offset in [*range(50), *range(70, 100)])
+
+
+def test_retention_that_overtakes_a_running_loader_stops_it(zone: Zone, kafka_server: KafkaServer) -> None:
+    topic = kafka_server.new_topic()
+    produce(zone.bootstrap, topic, numbered(0, 10))
+    with zone.started(topic, *QUICK) as loader:
+        wait_for(lambda: len(zone.positions()) == 10, "the first records")
+        loader.process.send_signal(signal.SIGSTOP)
+        produce(zone.bootstrap, topic, numbered(10, 10_000))
+        time.sleep(7)  # what the client has asked for before is answered to a connection that is gone
+        delete_records(zone, topic, 9_000)
+        kafka_server.restart()
+        loader.process.send_signal(signal.SIGCONT)
+        code = loader.wait()
+    held = len(zone.positions())
+    assert code == 1, loader.said
+    assert any(f"starts at offset 9000 now, and was loaded up to {held}" in line for line in loader.said)
+
+
+def test_a_loader_that_wakes_up_in_the_middle_of_a_flush_is_refused(zone: Zone, kafka_server: KafkaServer) -> None:
+    topic = kafka_server.new_topic()
+    produce(zone.bootstrap, topic, numbered(0, 100))
+    with zone.started(topic, *QUICK, failpoint="after-files:1:stop") as stale:
+        wait_for(lambda: len(orphans(zone)) == 1, "the stale loader's file")
+        done = zone.load(topic, *QUICK, "--segment-rows", "30")  # takes over when the session is over
+        assert done.returncode == 0, done.stderr
+        assert zone.positions() == whole(topic, 100)
+        stale.process.send_signal(signal.SIGCONT)
+        stale.until_says("another loader has committed from offset 0 on")
+        produce(zone.bootstrap, topic, numbered(100, 20))
+        wait_for(lambda: len(zone.positions()) == 120, "the loader to go on")
+        stale.process.terminate()
+        assert stale.wait() == 0
+    assert zone.positions() == whole(topic, 120)
+    assert not orphans(zone)
+    zone.check_chains()
+
+
+def test_a_disk_that_is_full_stops_it_with_nothing_lost(zone: Zone, kafka_server: KafkaServer) -> None:
+    topic = kafka_server.new_topic()
+    produce(zone.bootstrap, topic, numbered(0, 2_000))
+    done = subprocess.run(
+        zone.command(topic, "--until", "caught-up", "--give-up-after", "1"),
+        env=zone.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+    )
+    assert done.returncode == 1
+    assert f"writing to {zone.raw} failed (" in done.stderr
+    assert "Nothing is lost" in done.stderr
+    assert not zone.positions()
+    assert "loaded 2,000 records" in zone.load(topic, "--group", f"{topic}-2").stdout
+    assert zone.positions() == whole(topic, 2_000)
+
+
+# Whatever happens, in whatever order.
+
+_produce = st.tuples(st.just("produce"), st.integers(1, 400))
+_start = st.tuples(
+    st.just("start"), st.sampled_from([None, *(f"{point}:{count}" for point in POINTS for count in (1, 2))])
+)
+_end = st.tuples(st.sampled_from(["kill", "terminate", "stall", "wake"]), st.integers(0, 1))
+_quick = st.lists(_produce | _start | _end, min_size=4, max_size=8)
+_long = st.lists(_produce | _start | _end | st.just(("restart the broker", 0)), min_size=4, max_size=12)
+
+
+def happens(steps: list[tuple[str, object]], zone: Zone, kafka_server: KafkaServer) -> None:
+    topic = kafka_server.new_topic(3)
+    sent, options = 0, ("--segment-rows", "50", "--segment-seconds", "0.3", "--session-seconds", "6")
+    with contextlib.ExitStack() as stack:
+        at_work: list[Loader] = []
+        for what, which in steps:
+            if what == "produce":
+                assert isinstance(which, int)
+                produce(zone.bootstrap, topic, numbered(sent, which, partitions=3))
+                sent += which
+            elif what == "start" and len(at_work) < 2:
+                assert which is None or isinstance(which, str)
+                at_work.append(stack.enter_context(zone.started(topic, *options, failpoint=which)))
+                time.sleep(1.5)
+            elif what == "restart the broker":
+                kafka_server.kill()
+                kafka_server.start()
+            elif isinstance(which, int) and which < len(at_work):
+                number = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "stall": signal.SIGSTOP}
+                at_work[which].process.send_signal(number.get(what, signal.SIGCONT))
+                if what in ("kill", "terminate"):
+                    at_work.pop(which)
+        done = zone.load(topic, *options, "--group", f"{topic}-last")
+        assert done.returncode == 0, done.stderr
+        for loader in at_work:
+            loader.process.send_signal(signal.SIGCONT)
+        time.sleep(0.5)
+    assert zone.positions() == Counter(
+        (topic, number, offset) for number in range(3) for offset in range(_count(steps, number))
+    )
+    zone.check_chains()
+
+
+def _count(steps: list[tuple[str, object]], partition: int) -> int:
+    sent = sum(which for what, which in steps if what == "produce" and isinstance(which, int))
+    return len(range(partition, sent, 3))
+
+
+def _unhurried(examples: int) -> settings:
+    checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    return settings(max_examples=examples, deadline=None, suppress_health_check=checks, phases=[Phase.generate])
+
+
+@_unhurried(4)
+@given(steps=_quick)
+def test_whatever_happens_every_record_is_there_once(
+    steps: list[tuple[str, object]], tmp_path_factory: pytest.TempPathFactory, kafka_server: KafkaServer
+) -> None:
+    happens(steps, Zone(tmp_path_factory.mktemp("zone"), kafka_server.bootstrap), kafka_server)
+
+
+@pytest.mark.long
+@_unhurried(40)
+@given(steps=_long)
+def test_whatever_happens_for_long_every_record_is_there_once(
+    steps: list[tuple[str, object]], tmp_path_factory: pytest.TempPathFactory, kafka_server: KafkaServer
+) -> None:
+    happens(steps, Zone(tmp_path_factory.mktemp("zone"), kafka_server.bootstrap), kafka_server)
