@@ -32,7 +32,6 @@ EXIT_MISSING = 3
 SERVICE_FIXTURES = {"kafka_server", "s3_server", "postgres_server"}
 
 # What is missing and the way out → the tests skipped for it; and other lines for the summary.
-SKIPPED = pytest.StashKey[dict[tuple[str, str], int]]()
 NOTES = pytest.StashKey[list[str]]()
 
 
@@ -321,11 +320,6 @@ def captures() -> Path:
     return place
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[SKIPPED] = {}
-    config.stash[NOTES] = []
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that ask for a server or the captures, so that `-m "not services"` leaves them out."""
     for item in items:
@@ -340,15 +334,43 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a skipped test misses travels with its report, from whichever process ran it."""
     if missing := getattr(call.excinfo and call.excinfo.value, "missing", None):
-        counts = item.config.stash[SKIPPED]
-        counts[missing] = counts.get(missing, 0) + 1
+        item.user_properties.append(("missing", missing))
     return (yield)
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    for (what, way_out), count in config.stash[SKIPPED].items():
-        tests = "1 TEST" if count == 1 else f"{count} TESTS"
-        terminalreporter.write_line(f"{what}, {tests} SKIPPED: {way_out}", yellow=True, bold=True)
-    for note in config.stash[NOTES]:
-        terminalreporter.write_line(note, yellow=True, bold=True)
+class Summary:
+    """Gathers what was missing and what is to be said, and says it loudly at the end, once."""
+
+    def __init__(self) -> None:
+        self.missing: dict[tuple[str, str], int] = {}
+        self.notes: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for name, value in report.user_properties if report.skipped else ():
+            if name == "missing":
+                what, way_out = value
+                self.missing[what, way_out] = self.missing.get((what, way_out), 0) + 1
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self.notes += getattr(node, "workeroutput", {}).get("notes", [])
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        for (what, way_out), count in self.missing.items():
+            tests = "1 TEST" if count == 1 else f"{count} TESTS"
+            terminalreporter.write_line(f"{what}, {tests} SKIPPED: {way_out}", yellow=True, bold=True)
+        for note in self.notes:
+            terminalreporter.write_line(note, yellow=True, bold=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    summary = Summary()
+    config.stash[NOTES] = summary.notes
+    config.pluginmanager.register(summary)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["notes"] = session.config.stash[NOTES]
