@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -129,8 +129,9 @@ class KafkaPython:
             "request_timeout_ms": REQUEST_SECONDS * 1000,
             "reconnect_backoff_max_ms": 2000,
         }
-        with _told():
+        with _told(), ExitStack() as undo:
             self._admin = KafkaAdminClient(**shared)
+            undo.callback(self._admin.close)
             self._consumer = KafkaConsumer(
                 **shared,
                 group_id=membership.group,
@@ -146,6 +147,7 @@ class KafkaPython:
                 max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
                 metrics_enabled=False,
             )
+            undo.pop_all()
         self._lock = threading.Lock()
         self._fresh: set[Partition] = set()
 

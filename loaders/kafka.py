@@ -29,6 +29,7 @@ from loaders.records import records_table
 from loaders.registry import Feed
 from loaders.settings import MIB, Settings
 from loaders.store import StoreError, open_store
+from loaders.trouble import Say, Trouble
 from loaders.until import Until, targets
 
 HELD_BYTES = 96 * MIB
@@ -38,10 +39,8 @@ LOOK_SECONDS = 1.0
 """How often the partitions of other loaders are looked at, while waiting for them."""
 QUIET_SECONDS = 10.0
 """After so long without records, the brokers are asked whether they are there and still the same."""
-SHORTEST_WAIT, LONGEST_WAIT = 0.5, 15.0
 
 Accept = Literal["lost-records", "new-topic"]
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -52,35 +51,6 @@ class Totals:
     bytes: int = 0
     segments: int = 0
     refused: int = 0
-
-
-class Trouble:
-    """Waits longer and longer between attempts, says so, and gives up after a while."""
-
-    def __init__(self, what: str, give_up_after: float, say: Say, stopping: Callable[[], bool]) -> None:
-        self._what, self._give_up_after, self._say, self._stopping = what, give_up_after, say, stopping
-        self._since: float | None = None
-        self._wait = SHORTEST_WAIT
-
-    def meet(self, error: Exception) -> None:
-        """Wait after a failure. Raises StreamError if it has been failing for too long."""
-        now = time.monotonic()
-        self._since = now if self._since is None else self._since
-        if now - self._since >= self._give_up_after:
-            raise StreamError(
-                f"{self._what} has failed for {now - self._since:.0f} s: {error}. Nothing is lost: what was "
-                f"committed stays, and the next run goes on from there"
-            ) from error
-        self._say(f"{self._what} failed ({error}); trying again in {self._wait:.1f} s")
-        while time.monotonic() < now + self._wait and not self._stopping():
-            time.sleep(0.1)
-        self._wait = min(self._wait * 2, LONGEST_WAIT)
-
-    def over(self) -> None:
-        """Note that it works."""
-        if self._since is not None:
-            self._say(f"{self._what} works again after {time.monotonic() - self._since:.1f} s")
-        self._since, self._wait = None, SHORTEST_WAIT
 
 
 class KafkaLoader:

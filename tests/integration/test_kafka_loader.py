@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
-from conftest import KafkaServer
+from conftest import KafkaServer, S3Server
 from worlds.streams import FEED, Message, Zone, numbered, produce, wait_for
 from worlds.warehouse import CANONICAL, Warehouse, read_sorted, table_differences
+
+from loaders.kafka import KafkaLoader
+from loaders.lanes import SegmentLimits
+from loaders.ledger import Ledger
+from loaders.registry import load_registry
+from loaders.settings import Settings
+from loaders.store import open_store
+from loaders.until import Until
 
 CAPTURE = "binance_spot_btcusdt_20240808.gz"
 LINEAGE = {"load_id", "source", "source_partition", "source_position", "loaded_at"}
@@ -190,6 +201,40 @@ def test_hostile_names_of_topics(zone: Zone, kafka_server: KafkaServer, prefix: 
     assert zone.positions() == Counter((topic, 0, offset) for offset in range(5))
 
 
+def test_two_feeds_in_one_process(zone: Zone, kafka_server: KafkaServer) -> None:
+    registry = load_registry()
+    feeds = [replace(registry[name], topic=kafka_server.new_topic(2)) for name in ("binance_spot", "coinbase_exchange")]
+    for feed in feeds:
+        produce(zone.bootstrap, feed.topic, numbered(0, 100, partitions=2))
+    totals = KafkaLoader(feeds, zone.settings, until=Until(), limits=SegmentLimits(rows=20)).run()
+    assert (totals.records, totals.refused) == (200, 0)
+    assert Counter((row["feed"], row["source"]) for row in zone.rows()) == {
+        (feed.name, feed.topic): 100 for feed in feeds
+    }
+
+
+def test_the_raw_zone_may_be_on_s3(zone: Zone, kafka_server: KafkaServer, s3_server: S3Server) -> None:
+    topic = kafka_server.new_topic(2)
+    produce(zone.bootstrap, topic, numbered(0, 500, partitions=2))
+    env = {**zone.environment(), **s3_server.env, "MDP_RAW": f"s3://{s3_server.new_bucket()}/raw"}
+    command = zone.command(topic, "--until", "caught-up", "--segment-rows", "100")
+    for expected in ("loaded 500 records", "loaded 0 records"):
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
+    settings = Settings.from_env(env)
+    store = open_store(settings.raw, settings.s3)
+    entries = [entry for entry in Ledger(store).entries("kafka/") if entry.kind == "stream"]
+    found = [
+        row
+        for entry in entries
+        for file in entry.files
+        for row in pq.read_table(io.BytesIO(store.get(file.path))).to_pylist()
+    ]
+    places = Counter((row["source"], row["source_partition"], row["source_position"]) for row in found)
+    assert places == Counter((topic, number, offset) for number in range(2) for offset in range(250))
+
+
 def test_a_topic_that_is_not_there_and_a_feed_that_is_no_stream_are_told(zone: Zone) -> None:
     done = zone.load("no-such-topic")
     assert done.returncode == 1
@@ -237,7 +282,7 @@ def test_three_loaders_one_killed_and_one_stalled_give_the_tables_of_the_file(
 ) -> None:
     topic, lines = f"capture-{time.time_ns()}", gzip.decompress((captures / CAPTURE).read_bytes()).splitlines()
     options = ("--segment-seconds", "1", "--session-seconds", "6")
-    sender = publish(zone, captures / CAPTURE, topic, "--partitions", "3", "--round-robin", "--speed", "14")
+    sender = publish(zone, captures / CAPTURE, topic, "--partitions", "3", "--round-robin", "--speed", "18")
     time.sleep(2)
     with (
         zone.started(topic, *options) as steady,
