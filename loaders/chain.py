@@ -8,6 +8,11 @@
 An entry is written only where the chain ends, and its key is that position: of several loaders that read the
 same records one commits, and the others are refused. A hole (records that Kafka no longer had) is a link too.
 
+What a hole skipped may be landed later, by a replay: such a hole has a chain of its own, kept apart so that the
+partition's chain stays as it is.
+
+    replay/<feed>/<cluster>/<topic>/<topic id>/<partition>/<first of the hole>/<first>
+
 The end is found from a remembered head, a small object beside the ledger that may lag behind: from there the
 chain is followed key by key, so that the cost goes by what is new. A lost head is found again by listing.
 """
@@ -15,6 +20,8 @@ chain is followed key by key, so that the cost goes by what is new. A lost head 
 from __future__ import annotations
 
 import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -42,8 +49,12 @@ class Source:
     @property
     def prefix(self) -> str:
         """How the ledger keys of its partitions begin."""
-        parts = (self.feed, self.cluster, self.topic, self.topic_id)
-        return "/".join(["kafka", *map(_part, parts)])
+        return f"kafka/{self.path}"
+
+    @property
+    def path(self) -> str:
+        """Its name as parts of a key."""
+        return "/".join(map(_part, (self.feed, self.cluster, self.topic, self.topic_id)))
 
 
 class _Head(msgspec.Struct):
@@ -57,12 +68,13 @@ class _Known(msgspec.Struct):
 
 
 class Chain:
-    """The chain of one partition. Not for use by several threads."""
+    """The chain of one partition, or of one hole in it. Not for use by several threads."""
 
-    def __init__(self, store: Store, source: Source, partition: int) -> None:
+    def __init__(self, store: Store, source: Source, partition: int, hole: int | None = None) -> None:
         self.source, self.partition = source, partition
         self._store, self._ledger = store, Ledger(store)
-        self._prefix = f"{source.prefix}/{partition}"
+        whole = f"{source.prefix}/{partition}"
+        self._prefix = whole if hole is None else f"replay/{source.path}/{partition}/{hole:020d}"
         self._head = f"{HEADS}{self._prefix}.json"
         self._end: int | None = None
         self._unremembered = 0
@@ -86,7 +98,7 @@ class Chain:
             failpoints.reach("before-origin")
             self._ledger.commit(self._entry(key, "origin", "noted", first, first))
             failpoints.reach("after-origin")
-            self._end = self._origin()
+            self._end = self.origin()
         end = self.end()
         assert end is not None  # noqa: S101 (an origin is there, ours or another's)
         return end
@@ -106,6 +118,18 @@ class Chain:
         first = self.end()
         assert first is not None  # noqa: S101
         return self.extend(self._entry(self.key(first), "hole", "skipped", first, next_, why))
+
+    def links(self, first: int, stop: int) -> Iterator[Entry]:
+        """Yield the links that touch positions from `first` up to, not including, `stop`, in their order.
+
+        Costs one listing of the whole chain.
+        """
+        names = (name.removesuffix(".json") for name in self._store.list(f"{ENTRIES}{self._prefix}/"))
+        starts = [int(name[-20:]) for name in names if name[-20:].isdigit()]
+        for start in starts[max(0, bisect_right(starts, first) - 1) : bisect_left(starts, stop)]:
+            entry = self._ledger.get(self.key(start))
+            if entry is not None and entry.stream is not None and entry.stream.next > first:
+                yield entry
 
     def remember(self, *, now: bool = False) -> None:
         """Keep the head, if enough links were added or followed since it was last kept, or `now` if any were."""
@@ -143,11 +167,12 @@ class Chain:
             key = name.removesuffix(".json").rpartition("/")[2]
             last = key if key.isdigit() else last
         if last is None:
-            return self._origin()
+            return self.origin()
         self._unremembered = HEAD_EVERY
         return int(last)
 
-    def _origin(self) -> int | None:
+    def origin(self) -> int | None:
+        """Return where the chain starts; None if it has not."""
         entry = self._ledger.get(f"{self._prefix}/origin")
         return entry.stream.next if entry is not None and entry.stream is not None else None
 

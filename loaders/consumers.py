@@ -80,6 +80,9 @@ class Consumer(Protocol):
     def join(self, topics: Iterable[str]) -> None:
         """Join the group; partitions are assigned during polls."""
 
+    def take(self, partition: Partition) -> None:
+        """Read one partition, without a group."""
+
     def poll(self, seconds: float) -> Mapping[Partition, Batch]:
         """Return records as soon as there are some, waiting for at most so long. Raises OutOfRange too."""
 
@@ -107,10 +110,11 @@ class Consumer(Protocol):
 
 @dataclass(frozen=True)
 class Membership:
-    """How a consumer joins: brokers as host:port,…, the group, and how long it may be silent."""
+    """How a consumer joins: brokers as host:port,…, the group (None to take partitions without one), and for how
+    long it may be silent."""
 
     bootstrap: str
-    group: str
+    group: str | None
     session_seconds: float = 45.0
 
 
@@ -164,6 +168,10 @@ class KafkaPython:
 
     def join(self, topics: Iterable[str]) -> None:
         self._consumer.subscribe(list(topics), listener=_listener(self))
+
+    def take(self, partition: Partition) -> None:
+        self._consumer.assign([_at(partition)])
+        self.hold([_at(partition)])
 
     def poll(self, seconds: float) -> dict[Partition, Batch]:
         with _told():

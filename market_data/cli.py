@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from loaders.cli import load
-from loaders.kafka_cli import capture, load_kafka
+from loaders.kafka_cli import capture, load_kafka, replay_kafka
 from loaders.settings import Settings, SettingsError
 from market_data import lock
 from market_data.client import NotPublishedError
@@ -64,6 +64,7 @@ def main() -> None:
 load.add_command(load_kafka)
 main.add_command(load)
 main.add_command(capture)
+main.add_command(replay_kafka)
 
 
 @contextmanager

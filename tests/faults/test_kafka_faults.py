@@ -10,14 +10,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pyarrow.parquet as pq
 import pytest
-from conftest import KafkaServer
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from worlds.streams import Loader, Zone, numbered, produce, wait_for
 
+from loaders.chain import Chain, Source
 from loaders.failpoints import POINTS
+from loaders.ledger import Ledger
+from loaders.store import LocalStore
+
+if TYPE_CHECKING:
+    from conftest import KafkaServer
 
 QUICK = ("--segment-seconds", "0.5", "--session-seconds", "6")
 
@@ -211,6 +218,60 @@ def test_records_deleted_before_they_were_loaded_are_told_and_noted(zone: Zone, 
     assert (hole.stream.first, hole.stream.next, hole.outcome) == (50, 70, "skipped")
     zone.check_chains()
     assert zone.positions() == Counter((topic, 0, offset) for offset in [*range(50), *range(70, 100)])
+
+
+def test_a_replay_fills_holes_and_leaves_the_rest_untouched(zone: Zone, kafka_server: KafkaServer) -> None:
+    """The hole is one that Kafka still has: as when its disk comes back after records were given up."""
+    topic = kafka_server.new_topic(2)
+    produce(zone.bootstrap, topic, numbered(0, 400, partitions=2))
+    assert zone.load(topic, until="0:50").returncode == 0
+    entry = zone.entries()[0]
+    assert entry.stream is not None
+    source = Source(entry.feed, entry.stream.cluster, topic, entry.stream.topic_id)
+    assert Chain(LocalStore(zone.raw), source, 0).skip(120, "given up")
+    assert zone.load(topic).returncode == 0
+    assert len(zone.positions()) == 330
+    before = {path: path.read_bytes() for path in zone.raw.rglob("*.parquet")}
+
+    def replayed(*arguments: str, failpoint: str | None = None) -> subprocess.CompletedProcess[str]:
+        command = zone.command(topic, *arguments)
+        command[command.index("load") : command.index("--feed")] = ["replay"]
+        env = zone.environment(failpoint)
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    killed = replayed("--from", "0", "--to", "400", failpoint="after-files")
+    assert killed.returncode == -signal.SIGKILL
+    done = replayed("--from", "100", "--to", "130")
+    assert done.returncode == 0, done.stderr
+    assert f"{topic}/0, offsets 100 up to 130: 10 were there, 70 filled (70 records), 0 missing" in done.stdout
+    assert f"{topic}/1, offsets 100 up to 130: 30 were there, 0 filled (0 records), 0 missing" in done.stdout
+    again = replayed("--from", "1970-01-01", "--to", "2100-01-01")
+    assert f"{topic}/0, offsets 0 up to 200: 200 were there, 0 filled (0 records), 0 missing" in again.stdout
+    assert all(path.read_bytes() == data for path, data in before.items())
+    filled = [entry for entry in Ledger(LocalStore(zone.raw)).entries("replay/") if entry.kind == "stream"]
+    assert sum(entry.records for entry in filled) == 70
+    found = zone.positions() + Counter(
+        (topic, 0, offset)
+        for entry in filled
+        for file in entry.files
+        for offset in pq.read_table(zone.raw / file.path)["source_position"].to_pylist()
+    )
+    assert found == whole(topic, 400, 2)
+    assert "loaded 0 records" in zone.load(topic).stdout
+
+
+def test_a_hole_that_kafka_cannot_fill_stays_and_is_told(zone: Zone, kafka_server: KafkaServer) -> None:
+    topic = kafka_server.new_topic()
+    produce(zone.bootstrap, topic, numbered(0, 10))
+    assert zone.load(topic).returncode == 0
+    produce(zone.bootstrap, topic, numbered(10, 10))
+    delete_records(zone, topic, 15)
+    assert zone.load(topic, "--accept", "lost-records").returncode == 0
+    command = zone.command(topic, "--from", "0", "--to", "20")
+    command[command.index("load") : command.index("--feed")] = ["replay"]
+    done = subprocess.run(command, env=zone.environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "15 were there, 0 filled (0 records), 5 missing" in done.stdout
 
 
 def test_retention_that_overtakes_a_running_loader_stops_it(zone: Zone, kafka_server: KafkaServer) -> None:

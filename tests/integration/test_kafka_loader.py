@@ -12,10 +12,10 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import KafkaServer, S3Server
 from worlds.streams import FEED, Message, Zone, numbered, produce, wait_for
 from worlds.warehouse import CANONICAL, Warehouse, read_sorted, table_differences
 
@@ -26,6 +26,9 @@ from loaders.registry import load_registry
 from loaders.settings import Settings
 from loaders.store import open_store
 from loaders.until import Until
+
+if TYPE_CHECKING:
+    from conftest import KafkaServer, S3Server
 
 CAPTURE = "binance_spot_btcusdt_20240808.gz"
 LINEAGE = {"load_id", "source", "source_partition", "source_position", "loaded_at"}
