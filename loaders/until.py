@@ -2,7 +2,7 @@
 
 caught-up             the ends of all partitions as they are now
 2024-08-08T12:00Z     the first record at or after that time, by Kafka's timestamps; else the end as it is now
-0:5000,1:4800         offsets, each not included, of the partitions named
+0:5000,1:4800         offsets, each not included, of the partitions named; others are loaded on until these are done
 """
 
 from __future__ import annotations
