@@ -17,9 +17,12 @@ import duckdb
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from loaders.backfill import backfill
 from loaders.cli import load
 from loaders.kafka_cli import capture, load_kafka, replay_kafka
+from loaders.registry import RegistryError, find_feed, load_registry
 from loaders.settings import Settings, SettingsError
+from loaders.store import StoreError
 from market_data import lock
 from market_data.client import NotPublishedError
 
@@ -64,6 +67,7 @@ def main() -> None:
 load.add_command(load_kafka)
 main.add_command(load)
 main.add_command(capture)
+main.add_command(backfill)
 main.add_command(replay_kafka)
 
 
@@ -114,9 +118,20 @@ def publish() -> None:
 
 
 @main.command()
-@click.option("--tables", is_flag=True, required=True, help="Run every data test over every row, not only what is new.")
-def verify(tables: bool) -> None:
-    """Check the whole lake, where builds check what they wrote."""
+@click.option("--tables", is_flag=True, help="Check the lake instead: every data test over every row.")
+@click.option("--feed", metavar="FEED", help="Walk the ledger of one feed only.")
+@click.option("--hashes", is_flag=True, help="Read every byte and compare its hash, not only sizes and row counts.")
+def verify(tables: bool, feed: str | None, hashes: bool) -> None:
+    """Check that the raw zone holds what its ledger says, or (--tables) that the lake holds what it promises.
+
+    Names each fault and each hole, with its way out. The exit code is 1 if there is a fault. Holes that were accepted
+    when they were met, and files that no entry names, are told and are no faults.
+    """
+    if tables and (feed or hashes):
+        raise click.UsageError("--tables checks the whole lake; --feed and --hashes are for the ledger")
+    if not tables:
+        _verify_ledger(feed, hashes)
+        return
     from market_data import build as building
 
     settings = Settings.from_env()
@@ -126,6 +141,26 @@ def verify(tables: bool) -> None:
     except building.BuildFailedError as error:
         _failed("the lake does not hold what it promises", error.failures, settings)
     screen.print("every test holds on every row")
+
+
+def _verify_ledger(feed: str | None, hashes: bool) -> None:
+    from loaders import verify as ledger
+
+    def say(line: object) -> None:
+        screen.print(str(line), markup=False, highlight=False, soft_wrap=True)
+
+    try:
+        if feed is not None:
+            find_feed(feed, load_registry())
+        with progress_bar("verifying") as progress:
+            summary = ledger.verify(Settings.from_env(), feed=feed, hashes=hashes, tell=say, progress=progress)
+    except RegistryError as error:
+        raise click.UsageError(str(error)) from error
+    except StoreError as error:
+        fail(str(error))
+    for line in summary.lines():
+        say(line)
+    sys.exit(0 if summary.ok else 1)
 
 
 def _failed(what: str, failures: list[str], settings: Settings) -> NoReturn:
