@@ -1,7 +1,7 @@
 """Where things are: the one place that reads the environment.
 
 MDP_RAW        raw zone: a directory or s3://bucket/prefix           (./warehouse/raw)
-MDP_LAKE       the lake's catalog: a SQLite file, postgres:… or md:… (./warehouse/lake.sqlite)
+MDP_LAKE       the lake's catalog: a SQLite file or postgres:…               (./warehouse/lake.sqlite)
 MDP_LAKE_DATA  the lake's files: a directory or s3://bucket/prefix   (./warehouse/lake)
 MDP_KAFKA      bootstrap servers                                     (127.0.0.1:9092)
 MDP_LOCK_WAIT  seconds to wait for another writer of the lake       (600)
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,13 +69,13 @@ class Settings:
     @property
     def lake_is_local(self) -> bool:
         """Whether the catalog is a SQLite file of this machine."""
-        return not self.lake.startswith(("postgres:", "md:"))
+        return not self.lake.startswith("postgres:")
 
     @property
     def state_dir(self) -> Path:
         """Where writers of this lake keep what is theirs: lock, staged records, dbt's target and logs."""
         if self.lake_is_local:
-            return Path(self.lake).with_suffix(".state")
+            return Path(f"{self.lake}.state")
         name = hashlib.sha256(f"{self.lake}\0{self.lake_data}".encode()).hexdigest()[:16]
         return user_cache() / "lakes" / name
 
@@ -131,11 +132,16 @@ def _seconds(name: str, value: str) -> float:
 
 
 def _catalog(value: str | None) -> str:
+    """Return the catalog: the path that all writers of a SQLite file share, or what names a database."""
     if value is None:
-        return str(Path("warehouse/lake.sqlite").absolute())
-    if value.startswith(("postgres:", "md:")):
+        value = "warehouse/lake.sqlite"
+    if value.startswith("md:"):
+        raise SettingsError("MDP_LAKE names a MotherDuck database, which is not supported yet: give a path or postgres")
+    if value.startswith("postgres:"):
+        if re.search(r"password\s*=|://[^/@]*:[^/@]*@", value):
+            raise SettingsError("MDP_LAKE holds a password; put it into PGPASSWORD or ~/.pgpass, which are read anyway")
         return value
-    return _place("MDP_LAKE", value)
+    return str(Path(_place("MDP_LAKE", value)).resolve())
 
 
 def _lake_data(env: Mapping[str, str], lake: str) -> str:
@@ -144,8 +150,6 @@ def _lake_data(env: Mapping[str, str], lake: str) -> str:
         return _place("MDP_LAKE_DATA", env["MDP_LAKE_DATA"])
     if "MDP_LAKE" not in env:
         return str(Path("warehouse/lake").absolute())
-    if lake.startswith("md:"):
-        return ""
     if lake.startswith("postgres:"):
         raise SettingsError("MDP_LAKE is in PostgreSQL: say where its files go, in MDP_LAKE_DATA")
-    return str(Path(lake).with_suffix("")) + "_data"
+    return f"{lake}.data"

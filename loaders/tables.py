@@ -26,7 +26,7 @@ from loaders.segments import ENVELOPE
 from loaders.sources import Refusal
 
 BOM = b"\xef\xbb\xbf"
-RESERVED = frozenset(ENVELOPE.names) | {"payload", "key"}
+RESERVED = frozenset(ENVELOPE.names) | {"payload", "key", "__file"}
 _FIELD = rb'(?:"[^"]*(?:""[^"]*)*(?:"[^,\r\n]*|\Z)|[^",\r\n][^,\r\n]*|)'
 _A_FIELD = re.compile(_FIELD)
 _A_ROW = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*")

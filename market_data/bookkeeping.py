@@ -38,6 +38,7 @@ create table if not exists lake.observability.releases (
 OVERLAP_SECONDS = 300
 """By how much the clocks of loaders may differ."""
 
+NAMES = ("loads", "progress", "runs", "releases")
 # Tables of the head that a restore leaves as they are: they tell what happened, not what is known.
 KEPT_BY_RESTORE = ("runs", "releases")
 
@@ -70,28 +71,10 @@ def enter_loads(connection: duckdb.DuckDBPyConnection, settings: Settings) -> in
     Reads the ledger from a little before the last pointer seen, so that the cost follows what is new: an entry
     comes within POINTER_LIFE of its pointer, and the clocks of loaders differ.
     """
-    ledger = Ledger(open_store(settings.raw, settings.s3))
-    row = connection.execute("select max(ledger_cursor) from lake.observability.loads").fetchone()
-    found: list[tuple[str, Entry]] = []
-    for cursor, entry in ledger.since(_a_little_before(row[0]) if row and row[0] else None):
-        if entry is not None:
-            found.append((cursor, entry))
-    if not found:
-        return 0
-    known = {
-        load_id
-        for (load_id,) in connection.execute(
-            "select load_id from lake.observability.loads where load_id in (select unnest(?))",
-            [[entry.load_id for _, entry in found]],
-        ).fetchall()
-    }
-    fresh: dict[str, tuple[str, Entry]] = {}
-    for cursor, entry in found:
-        if entry.load_id not in known:
-            fresh.setdefault(entry.load_id, (cursor, entry))
+    fresh = unseen_entries(connection, settings)
     if not fresh:
         return 0
-    rows = pa.Table.from_pylist([_load_row(cursor, entry) for cursor, entry in fresh.values()])
+    rows = pa.Table.from_pylist([_load_row(cursor, entry) for cursor, entry in fresh])
     connection.register("fresh_loads", rows)
     columns = ", ".join(_LOAD_COLUMNS)
     connection.execute(
@@ -110,6 +93,22 @@ def enter_loads(connection: duckdb.DuckDBPyConnection, settings: Settings) -> in
     )
     connection.unregister("fresh_loads")
     return len(fresh)
+
+
+def unseen_entries(connection: duckdb.DuckDBPyConnection, settings: Settings) -> list[tuple[str, Entry]]:
+    """The ledger entries that this version of the lake has not taken in, each with its cursor, in order."""
+    row = connection.execute("select max(ledger_cursor) from lake.observability.loads").fetchone()
+    ledger = Ledger(open_store(settings.raw, settings.s3))
+    found: dict[str, tuple[str, Entry]] = {}
+    for cursor, entry in ledger.since(_a_little_before(row[0]) if row and row[0] else None):
+        if entry is not None:
+            found.setdefault(entry.load_id, (cursor, entry))
+    known = connection.execute(
+        "select load_id from lake.observability.loads where load_id in (select unnest(?))", [list(found)]
+    ).fetchall()
+    for (load_id,) in known:
+        del found[load_id]
+    return list(found.values())
 
 
 def _a_little_before(cursor: str) -> str:

@@ -36,8 +36,10 @@ class _Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except (SettingsError, NotPublishedError, lock.LakeBusyError) as error:
+        except (SettingsError, RegistryError, StoreError, NotPublishedError, lock.LakeBusyError) as error:
             fail(str(error))
+        except duckdb.Error as error:
+            fail(f"the lake cannot be used: {error}")
 
 
 def fail(message: str) -> NoReturn:
@@ -213,6 +215,8 @@ def sql(query: str, style: str | None, file: Path | None, rows: int) -> None:
         query = sys.stdin.read()
     with connect_client() as client:
         try:
+            if any(statement.type.name not in ("SELECT", "EXPLAIN") for statement in duckdb.extract_statements(query)):
+                fail("this is no question; `mdp sql` takes only queries (SELECT, FROM, DESCRIBE, EXPLAIN)")
             answer = client.sql(query)
         except duckdb.Error as error:
             fail(str(error))

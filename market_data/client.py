@@ -108,6 +108,9 @@ def instant(known_at: KnownAt) -> str:
             zone = known_at.tzinfo.key if isinstance(known_at.tzinfo, ZoneInfo) else known_at.tzname()
             raise ValueError(f"known_at {known_at:%Y-%m-%d %H:%M} does not exist in {zone}")
         known_at = utc
+    # pandas' own type holds nanoseconds beside datetime's microseconds.
+    if own := getattr(known_at, "nanosecond", 0):
+        nanoseconds = f"{own:03}"
     return known_at.strftime("%Y-%m-%d %H:%M:%S.%f") + nanoseconds
 
 
@@ -164,10 +167,12 @@ class Client:
 
     def macro(self, series_id: str | list[str], *, known_at: KnownAt) -> Answer:
         """A macro series as it was known at ``known_at``: one row per observation date, with value (in the source's
-        units), first print, revision, surprise, published_on and age_days. ``series_id``: one or several."""
+        units), first print, revision, surprise, published_on and age_days (null for LATEST, which is no date).
+        ``series_id``: one or several."""
         series = [series_id] if isinstance(series_id, str) else series_id
+        age = " replace (null::bigint as age_days)" if known_at is LATEST else ""
         return self._as_of(
-            "select * from lake.research.macro_series_as_of(?) where series_id in (select unnest(?))"
+            f"select *{age} from lake.research.macro_series_as_of(?) where series_id in (select unnest(?))"
             " order by series_id, observation_date",
             [instant(known_at), series],
             known_at,

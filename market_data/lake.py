@@ -72,8 +72,10 @@ def s3_statements(settings: Settings) -> list[str]:
     return [f"CREATE OR REPLACE SECRET market_data_s3 ({', '.join(options)})"]
 
 
-def attach_statement(settings: Settings, version: int | None = None, *, read_only: bool = False) -> str:
-    """The ATTACH of this lake: its head, or the given version."""
+def attach_statement(
+    settings: Settings, version: int | None = None, *, read_only: bool = False, alias: str = ALIAS
+) -> str:
+    """The ATTACH of this lake: its head, or the given version, which is read-only."""
     if settings.lake_is_local:
         catalog = f"sqlite:{settings.lake}"
         options = ["META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 30000"]
@@ -84,7 +86,7 @@ def attach_statement(settings: Settings, version: int | None = None, *, read_onl
         options.append(f"SNAPSHOT_VERSION {version}")
     elif read_only:
         options.append("READ_ONLY")
-    return f"ATTACH {quoted(f'ducklake:{catalog}')} AS {ALIAS} ({', '.join(options)})"
+    return f"ATTACH {quoted(f'ducklake:{catalog}')} AS {alias} ({', '.join(options)})"
 
 
 def exists(settings: Settings) -> bool:

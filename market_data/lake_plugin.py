@@ -51,7 +51,7 @@ class Plugin(BasePlugin):
             publishing.note(conn, get_invocation_id(), "started", f"dbt {command}")
         conn.execute("attach ':memory:' as raw")
         open_window(conn, self.settings)
-        conn.execute(f"attach {lake.quoted(str(self.settings.state_dir / 'scratch.duckdb'))} as scratch")
+        conn.execute(f"attach {lake.quoted(str(self.settings.state_dir / publishing.SCRATCH))} as scratch")
         conn.execute("create schema if not exists scratch.staging")
 
     def configure_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:

@@ -5,7 +5,8 @@
         └──── restore ─────┘  what a failed or killed run wrote is taken back, and its loads count as unseen
 
 Each step of the head's life is a row of ``observability.runs``: ``started`` and ``failed`` (not to be built upon),
-``succeeded`` (plain dbt: may be built upon, not published), ``published``, ``restored``.
+``incomplete`` (plain dbt ran a part of the models: may be built upon), ``succeeded`` (all of them: may be published),
+``published``, ``restored``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from loaders.settings import Settings
 from market_data import bookkeeping, lake
 
 UNFINISHED = ("started", "failed")
+SCRATCH = "scratch.duckdb"
+"""Where staging models put the records of a build, in the lake's state directory."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,9 @@ def last_load_seq(connection: duckdb.DuckDBPyConnection) -> int:
     return bookkeeping.scalar(connection, "select max(load_seq) from lake.observability.loads")
 
 
-def is_up_to_date(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether the head is the published version, and every model has processed every load that was entered."""
-    behind = bookkeeping.scalar(
-        connection,
-        "select count(*) from (select max(load_seq) as mark from lake.observability.progress group by model)"
-        f" where mark < {last_load_seq(connection)}",
-    )
-    return last_event(connection) in ("published", "restored") and behind == 0
+def is_up_to_date(connection: duckdb.DuckDBPyConnection, release: Release) -> bool:
+    """Whether the head is the published version, and nothing but refusals has come since."""
+    return last_event(connection) in ("published", "restored") and loaded_since(connection, release) == 0
 
 
 def was_made_anew(connection: duckdb.DuckDBPyConnection) -> bool:
@@ -88,6 +86,12 @@ def was_made_anew(connection: duckdb.DuckDBPyConnection) -> bool:
         "(select max(rowid) from lake.observability.runs where event in ('published', 'restored')), -1)"
     )
     return bookkeeping.scalar(connection, query) > 0
+
+
+def loaded_since(connection: duckdb.DuckDBPyConnection, release: Release | None) -> int:
+    """How many loads, refusals apart, the head has taken in since a release."""
+    query = "select count(*) from lake.observability.loads where outcome = 'loaded' and load_seq >"
+    return bookkeeping.scalar(connection, f"{query} {release.last_load_seq if release else 0}")
 
 
 def restore_if_unfinished(connection: duckdb.DuckDBPyConnection, settings: Settings) -> bool:
@@ -101,30 +105,31 @@ def restore_if_unfinished(connection: duckdb.DuckDBPyConnection, settings: Setti
 def restore(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     """Make every table of the head what it is in the published version, in one transaction.
 
-    Costs by what was written since: the change feed says which rows came and went. A table that was made anew
-    since then is copied back whole; one that the published version lacks is dropped.
+    Costs by what was written since: the change feed says which rows came and went. A table that was made anew or
+    dropped since then is copied back whole; one that the published version lacks is dropped. Views and macros
+    hold no data: every build makes them again. Staged records are forgotten, since loads are numbered anew.
     """
     release = published(connection)
     then: dict[tuple[str, str], str] = {}
     if release:
-        connection.execute(_attach_published(settings, release.version))
+        connection.execute(lake.attach_statement(settings, release.version, alias="published"))
         then = _tables(connection, "published")
     try:
         connection.execute("begin")
-        for (schema, table), identity in _tables(connection, "lake").items():
+        now = _tables(connection, "lake")
+        for schema, table in sorted(now.keys() | then.keys()):
             if schema == "observability" and table in bookkeeping.KEPT_BY_RESTORE:
                 continue
             name = f"{lake.identifier(schema)}.{lake.identifier(table)}"
-            if release is None:
-                keep = (schema, table) in {("observability", "loads"), ("observability", "progress")}
-                connection.execute(f"delete from lake.{name}" if keep else f"drop table lake.{name}")
-            elif (schema, table) not in then:
-                connection.execute(f"drop table lake.{name}")
-            elif then[schema, table] == identity:
+            is_bookkeeping = schema == "observability" and table in bookkeeping.NAMES
+            if release and then.get((schema, table)) == now.get((schema, table)):
                 _undo(connection, schema, table, name, release.version)
-            else:
+            elif is_bookkeeping:
                 connection.execute(f"delete from lake.{name}")
-                connection.execute(f"insert into lake.{name} by name select * from published.{name}")
+            else:
+                connection.execute(f"drop table if exists lake.{name}")
+                if (schema, table) in then:
+                    _copy_back(connection, schema, table, name)
         note(connection, "", "restored", f"to version {release.version}" if release else "to an empty lake")
         connection.execute("commit")
     except BaseException:
@@ -133,6 +138,7 @@ def restore(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     finally:
         if release:
             connection.execute("detach published")
+    (settings.state_dir / SCRATCH).unlink(missing_ok=True)
 
 
 def _undo(connection: duckdb.DuckDBPyConnection, schema: str, table: str, name: str, version: int) -> None:
@@ -151,19 +157,31 @@ def _undo(connection: duckdb.DuckDBPyConnection, schema: str, table: str, name: 
     connection.unregister("touched_rows")
 
 
-def _attach_published(settings: Settings, version: int) -> str:
-    return lake.attach_statement(settings, version).replace(f" AS {lake.ALIAS} ", " AS published ")
+def _copy_back(connection: duckdb.DuckDBPyConnection, schema: str, table: str, name: str) -> None:
+    connection.execute(f"create table lake.{name} as select * from published.{name} limit 0")
+    columns = connection.execute(
+        "select column_name, is_nullable from information_schema.columns"
+        " where table_catalog = 'published' and table_schema = ? and table_name = ?",
+        [schema, table],
+    ).fetchall()
+    for column, is_nullable in columns:
+        if is_nullable == "NO":
+            connection.execute(f"alter table lake.{name} alter column {lake.identifier(column)} set not null")
+    if ("event_date", "YES") in columns or ("event_date", "NO") in columns:
+        connection.execute(f"alter table lake.{name} set partitioned by (event_date)")
+    connection.execute(f"insert into lake.{name} by name select * from published.{name}")
 
 
 def _tables(connection: duckdb.DuckDBPyConnection, catalog: str) -> dict[tuple[str, str], str]:
     """The tables of an attached version, each with what tells it from another of the same name."""
-    identities = dict(
-        connection.execute(f"select table_name, table_uuid from ducklake_table_info('{catalog}')").fetchall()
-    )
     rows = connection.execute(
-        "select schema_name, table_name from duckdb_tables() where database_name = ?", [catalog]
+        f"""
+        select schema_name, table_name, table_uuid::varchar
+        from ducklake_table_info('{catalog}')
+        inner join __ducklake_metadata_{catalog}.ducklake_schema using (schema_id)
+        """
     ).fetchall()
-    return {(schema, table): str(identities[table]) for schema, table in rows}
+    return {(schema, table): identity for schema, table, identity in rows}
 
 
 def publish(connection: duckdb.DuckDBPyConnection, settings: Settings) -> int:

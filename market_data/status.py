@@ -16,7 +16,7 @@ from loaders.ledger import Ledger
 from loaders.registry import load_registry
 from loaders.settings import Settings
 from loaders.store import open_store
-from market_data import lake, publishing
+from market_data import bookkeeping, lake, publishing
 from market_data.client import NotPublishedError, published_version
 
 PER_FEED = """
@@ -66,7 +66,7 @@ def show(settings: Settings, screen: Console) -> None:
         return
     with lake.open_version(settings, version) as connection:
         rows = connection.execute(PER_FEED).fetchall()
-        cursor = connection.execute("select max(ledger_cursor) from lake.observability.loads").fetchone()
+        unseen = len(bookkeeping.unseen_entries(connection, settings))
     objectives = {name: feed.row["freshness_minutes"] for name, feed in load_registry().items()}
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -97,10 +97,6 @@ def show(settings: Settings, screen: Console) -> None:
             f"[yellow]{_age(age)}, late[/yellow]" if is_late else _age(age),
         )
     screen.print(table)
-    unseen = sum(
-        entry is not None
-        for _, entry in Ledger(open_store(settings.raw, settings.s3)).since(cursor[0] if cursor else None)
-    )
     if unseen:
         screen.print(f"{unseen} ledger entries are not in this version yet: `mdp build` takes them in")
     with lake.open_version(settings, None) as head:

@@ -59,6 +59,6 @@ def test_a_warehouse_on_s3(s3_server: S3Server, tmp_path: Path, monkeypatch: pyt
     assert files, "the lake lists its tables"
     written = [path for path in tmp_path.rglob("*") if path.suffix == ".parquet"]
     assert not written, "the lake's files are on S3"
-    outputs = [p for p in (tmp_path / "lake.state").rglob("*") if p.is_file()]
+    outputs = [p for p in (tmp_path / "lake.sqlite.state").rglob("*") if p.is_file()]
     secret = s3_server.secret_key.encode()
     assert outputs and not [p for p in outputs if secret in p.read_bytes()], "the secret is in no log and no artifact"

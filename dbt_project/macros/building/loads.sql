@@ -21,26 +21,45 @@
 {%- endmacro %}
 
 {#- The last load_seq that a model has processed; 0 where it starts from nothing. -#}
-{% macro mark_of(model_name) -%}
-    {%- if flags.FULL_REFRESH -%}{{- return(0) -}}{%- endif -%}
-    {{- return(ask(
-        "select coalesce(max(load_seq), 0) from lake.observability.progress where model = '" ~ model_name ~ "'", 0
-    )) -}}
+{% macro mark_of(node) -%}
+    {%- if not execute or flags.FULL_REFRESH or not adapter.get_relation(node.database, node.schema, node.alias) -%}
+        {{- return(0) -}}
+    {%- endif -%}
+    {{- return(progress_of(node.alias)) -}}
+{%- endmacro %}
+
+{% macro progress_of(model_name) -%}
+    {{- return(ask("select max(load_seq) from lake.observability.progress where model = '" ~ model_name ~ "'", 0) or 0) -}}
 {%- endmacro %}
 
 {#- This model's own mark, as a literal. (A macro of its own so that unit tests can override it.) -#}
 {% macro mark() -%}
-    {{- return(mark_of(this.identifier) if is_incremental() else 0) -}}
+    {{- return(progress_of(this.identifier) if is_incremental() else 0) -}}
 {%- endmacro %}
 
-{#- Written with a model's rows, in their transaction: it has processed everything up to the window's end. -#}
+{#-
+    Written with a model's rows, in their transaction: it has processed everything up to the window's end, or as far as
+    the models that it reads have come; what those have not processed is to be seen by it later.
+-#}
 {% macro note_progress() -%}
-    insert into lake.observability.progress (model, load_seq, invocation_id)
-    select '{{ this.identifier }}', last_load_seq, '{{ invocation_id }}'
-    from raw.main.build_window
-    where last_load_seq > (
-        select coalesce(max(load_seq), 0) from lake.observability.progress where model = '{{ this.identifier }}'
-    )
+    {%- if not execute -%}{{- return("select 1") -}}{%- endif -%}
+    {%- set marks = [window_end()] -%}
+    {%- for id in model.depends_on.nodes
+        if id in graph.nodes and graph.nodes[id].config.materialized == 'incremental' -%}
+        {%- do marks.append(progress_of(graph.nodes[id].alias)) -%}
+    {%- endfor -%}
+    delete from lake.observability.progress where model = '{{ this.identifier }}';
+    insert into lake.observability.progress values ('{{ this.identifier }}', {{ marks | min }}, '{{ invocation_id }}')
+{%- endmacro %}
+
+{#- After which load a staging model must read: the least mark of the incremental models that read it. -#}
+{% macro least_mark_downstream() -%}
+    {%- set marks = [window_end()] -%}
+    {%- for node in graph.nodes.values()
+        if model.unique_id in node.depends_on.nodes and node.config.materialized == 'incremental' -%}
+        {%- do marks.append(mark_of(node)) -%}
+    {%- endfor -%}
+    {{- return(marks | min) -}}
 {%- endmacro %}
 
 {#-
@@ -52,14 +71,14 @@
     {%- if not execute -%}{{- return("select 1") -}}{%- endif -%}
     {%- set feed = model.config.meta.feed -%}
     {%- set raw_zone = ask("select raw_zone from raw.main.build_window") -%}
-    {%- set marks = [window_end()] -%}
-    {%- for node in graph.nodes.values()
-        if model.unique_id in node.depends_on.nodes and node.config.materialized == 'incremental' -%}
-        {%- do marks.append(mark_of(node.name)) -%}
-    {%- endfor -%}
+    {%- set after = least_mark_downstream() -%}
     {%- set files = run_query(
         "select distinct unnest(files) as file from lake.observability.loads where feed = '" ~ feed ~ "' and outcome = 'loaded'"
-        ~ " and load_seq > " ~ (marks | min) ~ " and load_seq <= " ~ window_end() ~ " order by file"
+        ~ " and load_seq > " ~ after ~ " and load_seq <= " ~ window_end() ~ " order by file"
+    ).columns[0].values() -%}
+    {%- set columns = run_query(
+        "select column_name from duckdb_columns() where database_name = 'raw' and table_name = '" ~ feed ~ "__nothing'"
+        ~ " and column_name not in ('__file', 'load_id', 'source_time') order by column_index"
     ).columns[0].values() -%}
     create or replace view raw.main.{{ adapter.quote(feed) }} as
     {% if files -%}
@@ -71,8 +90,11 @@
             filename = '__file', union_by_name = true, hive_partitioning = false
         )
     )
+    -- The feed's own columns by name: one that a vendor adds lands, and is not read before somebody means to.
     select
-        stored.* exclude (__file, load_id, source_time),
+        {% for column in columns -%}
+        stored.{{ adapter.quote(column) }},
+        {% endfor -%}
         loads.load_seq,
         loads.load_id,
         coalesce(loads.source_time, stored.source_time) as source_time
@@ -80,29 +102,33 @@
     inner join (
         select load_seq, load_id, source_time, '{{ adapter.escape_sql_string(raw_zone) }}' || unnest(files) as file
         from lake.observability.loads
-        where feed = '{{ feed }}' and load_seq > {{ marks | min }} and load_seq <= {{ window_end() }} and outcome = 'loaded'
+        where feed = '{{ feed }}' and load_seq > {{ after }} and load_seq <= {{ window_end() }} and outcome = 'loaded'
     ) as loads on stored.__file = loads.file
     {%- else -%}
     select * exclude (__file), null::bigint as load_seq from raw.main.{{ adapter.quote(feed ~ '__nothing') }}
     {%- endif -%}
 {%- endmacro %}
 
-{#- Remembers how far a staging table reaches, so that a model selected without its parents says so. -#}
+{#- Remembers which loads a staging table holds, so that a model selected without its parents says so. -#}
 {% macro note_staged() -%}
-    create table if not exists scratch.staging.staged (model varchar primary key, load_seq bigint);
-    insert or replace into scratch.staging.staged values ('{{ this.identifier }}', {{ window_end() }})
+    {%- if not execute -%}{{- return("select 1") -}}{%- endif -%}
+    {%- set after = least_mark_downstream() -%}
+    create table if not exists scratch.staging.staged (model varchar primary key, after_seq bigint, to_seq bigint);
+    insert or replace into scratch.staging.staged values ('{{ this.identifier }}', {{ after }}, {{ window_end() }})
 {%- endmacro %}
 
 {#- A staging model's records that this model has not processed yet. -#}
 {% macro unseen(staging_model) -%}
     {%- set relation = ref(staging_model) -%}
     {%- if execute and flags.WHICH in ('run', 'build') and staging_model not in selected_models() -%}
-        {%- set staged = ask(
-            "select load_seq from scratch.staging.staged where model = '" ~ staging_model ~ "'", 0
+        {%- set holds = ask(
+            "select count(*) from scratch.staging.staged where model = '" ~ staging_model ~ "' and after_seq <= " ~ mark()
+            ~ " and to_seq >= " ~ window_end(), 0
         ) if adapter.get_relation('scratch', 'staging', 'staged') else 0 -%}
-        {%- if staged < window_end() and mark() < window_end() -%}
+        {%- if not holds and mark() < window_end() -%}
             {%- do exceptions.raise_compiler_error(
-                model.name ~ " needs loads that " ~ staging_model ~ " has not read; select its parents too: dbt build --select +" ~ model.name
+                model.name ~ " needs loads that " ~ staging_model ~ " does not hold; select its parents too: dbt build --select +"
+                ~ model.name
             ) -%}
         {%- endif -%}
     {%- endif -%}

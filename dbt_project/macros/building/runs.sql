@@ -1,14 +1,26 @@
-{#- The last word of an invocation: only what ends well can be built upon or published (market_data/publishing.py). -#}
+{#- The last word of an invocation, by which the head may be built upon or published (market_data/publishing.py). -#}
 {% macro finish_run(results) -%}
     {%- set bad = [] -%}
     {%- for result in results
-        if result.status | string in ('error', 'fail', 'runtime error', 'skipped') and result.node.resource_type != 'unit_test' -%}
+        if result.status | string in ('error', 'fail', 'runtime error', 'skipped')
+        and result.node.resource_type != 'unit_test' -%}
         {%- do bad.append(result.node.name) -%}
+    {%- endfor -%}
+    {%- set behind = [] -%}
+    {%- for node in graph.get('nodes', {}).values()
+        if node.resource_type == 'model' and node.config.materialized == 'incremental'
+        and execute and progress_of(node.alias) < window_end() -%}
+        {%- do behind.append(node.name) -%}
     {%- endfor -%}
     {#- Tests that pass write nothing and change nothing; unit tests are of the code alone. -#}
     {%- if flags.WHICH in ('build', 'run', 'snapshot', 'seed') or (flags.WHICH == 'test' and bad) -%}
         insert into lake.observability.runs (invocation_id, event, command, happened_at)
-        values ('{{ invocation_id }}', '{{ "failed" if bad else "succeeded" }}', 'dbt {{ flags.WHICH }}{{ " --full-refresh" if flags.FULL_REFRESH }}', now()::timestamp)
+        values (
+            '{{ invocation_id }}',
+            '{{ "failed" if bad else "incomplete" if behind else "succeeded" }}',
+            'dbt {{ flags.WHICH }}{{ " --full-refresh" if flags.FULL_REFRESH }}',
+            now()::timestamp
+        )
     {%- else -%}
         select 1
     {%- endif -%}

@@ -1,10 +1,12 @@
 {#-
-    What a build's tests look at: the partitions that were written since the published version, so that testing
-    costs by what is new. A model says in its meta how its rows follow from the records:
+    What a build's tests look at: what was written since the published version, so that testing costs by what is new. A
+    model says in its meta which of its rows follow from which changed ones:
 
-        test_scope: {column: event_time::date, changed: event_date, in: [int_trades__versioned]}
+        test_scope: {column: event_time, of: dates, changed: event_date, in: [int_trades__versioned]}
 
-    With the var test_everything (`mdp verify --tables`), and for models without a scope, tests see every row.
+    `of: dates` compares a date or time column with literal dates, by which files are pruned; `of: values` any other
+    column. `in` names versioned models, or `loads` for the loads themselves. With the var test_everything (`mdp verify
+    --tables`), in a full refresh, and for models without a scope, tests see every row.
 -#}
 {% macro get_where_subquery(relation) -%}
     {%- set conditions = [] -%}
@@ -28,13 +30,41 @@
     {%- set scope = found[0] -%}
     {%- set published = ask("select published_load_seq from raw.main.build_window", 0) -%}
     {%- set values = [] -%}
-    {%- for table in scope['in'] if adapter.get_relation('lake', 'versioned', table) -%}
-        {%- for value in run_query(
-            "select distinct (" ~ scope.changed ~ ")::varchar as changed from lake.versioned." ~ table
-            ~ " where build_seq > " ~ published
-        ).columns[0].values() if value is not none -%}
-            {%- do values.append("'" ~ adapter.escape_sql_string(value | string) ~ "'") -%}
-        {%- endfor -%}
+    {%- for table in scope['in'] if table == 'loads' or adapter.get_relation('lake', 'versioned', table) -%}
+        {%- set changed = "lake.observability.loads where load_seq > " if table == 'loads'
+            else "lake.versioned." ~ table ~ " where build_seq > " -%}
+        {%- do values.extend(run_query(
+            "select distinct (" ~ scope.changed ~ ")::varchar as changed from " ~ changed ~ published
+        ).columns[0].values() | select | list) -%}
     {%- endfor -%}
-    {{- return("(" ~ scope.column ~ ")::varchar in (" ~ (values | unique | sort | join(', ')) ~ ")" if values else "false") -}}
+    {{- return(in_dates(scope.column, values) if scope.of == 'dates' else in_values(scope.column, values)) -}}
+{%- endmacro %}
+
+{#- Whether a column has one of the values, as literals. -#}
+{% macro in_values(column, values) -%}
+    {%- set literals = [] -%}
+    {%- for value in values | unique -%}{%- do literals.append("'" ~ adapter.escape_sql_string(value | string) ~ "'") -%}{%- endfor -%}
+    {{- return(column ~ " in (" ~ literals | join(', ') ~ ")" if literals else "false") -}}
+{%- endmacro %}
+
+{#-
+    Whether a date or time column falls on one of the dates, in the form by which DuckLake prunes files: ranges with
+    literal bounds, and nothing wrapped round the column. Neighbouring dates are one range.
+-#}
+{% macro in_dates(column, dates) -%}
+    {%- set ranges = [] -%}
+    {%- for value in dates | unique | sort -%}
+        {%- set first = modules.datetime.date.fromisoformat(value) -%}
+        {%- set next = first + modules.datetime.timedelta(days=1) -%}
+        {%- if ranges and ranges[-1][1] == first -%}
+            {%- do ranges.append((ranges.pop()[0], next)) -%}
+        {%- else -%}
+            {%- do ranges.append((first, next)) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {%- set conditions = [] -%}
+    {%- for first, next in ranges -%}
+        {%- do conditions.append("(" ~ column ~ " >= '" ~ first ~ "' and " ~ column ~ " < '" ~ next ~ "')") -%}
+    {%- endfor -%}
+    {{- return("(" ~ conditions | join(' or ') ~ ")" if conditions else "false") -}}
 {%- endmacro %}

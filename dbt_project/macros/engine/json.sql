@@ -18,10 +18,10 @@
     ])
 {%- endmacro %}
 
-{#- Such a list as columns. -#}
+{#- Such a list as columns; an empty text is a missing one. -#}
 {% macro json_columns(fields, members) -%}
     {% for column in members -%}
-        {{ fields }}[{{ loop.index }}] as {{ column }}
+        nullif({{ fields }}[{{ loop.index }}], '') as {{ column }}
         {%- if not loop.last %},
         {% endif -%}
     {%- endfor %}

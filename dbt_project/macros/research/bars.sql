@@ -3,20 +3,19 @@
     the session. Work is chosen by what the build changed, so each model begins from the periods it touched.
 -#}
 
-{#- The dates, as literals, of all trades of the sessions that changed since this model's mark: the partitions to read. A
-    session in New York goes on into the next day in UTC. -#}
-{% macro changed_dates(models) -%}
+{#- The dates of all trades and bars of the sessions that changed since this model's mark: the partitions to read. A session
+    in New York goes on into the next day in UTC. -#}
+{% macro changed_dates() -%}
     {%- set dates = [] -%}
     {%- if execute -%}
-        {%- for name in models -%}
-            {%- for value in run_query(
-                "select distinct unnest([session_date, session_date + 1, event_date])::date::varchar as changed from " ~ ref(name) ~ " where build_seq > " ~ mark()
-            ).columns[0].values() if value -%}
-                {%- do dates.append("date '" ~ value ~ "'") -%}
-            {%- endfor -%}
+        {%- for name in ['int_trades__versioned', 'int_bars__versioned'] -%}
+            {%- do dates.extend(run_query(
+                "select distinct unnest([session_date, session_date + 1, event_date])::date::varchar as changed from "
+                ~ ref(name) ~ " where build_seq > " ~ mark()
+            ).columns[0].values() | list) -%}
         {%- endfor -%}
     {%- endif -%}
-    {{- return(dates | unique | sort | join(', ') or "date '0001-01-01'") -}}
+    {{- return(dates) -}}
 {%- endmacro %}
 
 {#- The bars to make anew: those of changed trades and changed vendor bars, and the vendor's of every session with a
@@ -35,14 +34,14 @@
     semi join (
         select distinct listing_id, session_date from {{ trades }} where build_seq > {{ mark() }}
     ) as changed_sessions using (listing_id, session_date)
-    where bar_interval = '{{ bar_interval }}'
+    where bar_interval = '{{ bar_interval }}' and {{ in_dates('event_date', changed_dates()) }}
 {%- endmacro %}
 
 {#- Before the insert, in its transaction: the touched bars of the table are forgotten, and made anew by the model. -#}
 {% macro forget_touched_bars(of_trade, of_bar, bar_interval, period) -%}
     {%- if is_incremental() -%}
     delete from {{ this }}
-    where (listing_id, {{ period }}) in (
+    where {{ in_dates(period, changed_dates()) }} and (listing_id, {{ period }}) in (
         select (listing_id, period) from ({{ touched_bars(of_trade, of_bar, bar_interval) }})
     )
     {%- else -%}
@@ -55,7 +54,7 @@
     no trade is known. `bar_end`: an expression for the period's end; `eligible`: which trades belong to such a bar.
 -#}
 {% macro bar_versions(of_trade, of_bar, bar_interval, bar_end, eligible) %}
-{%- set dates = changed_dates(['int_trades__versioned', 'int_bars__versioned']) -%}
+{%- set in_changed_dates = in_dates('event_date', changed_dates()) -%}
 {%- set order = "struct_pack(a := event_time, b := coalesce(sequence, -1), c := coalesce(try_cast(trade_id as hugeint), -1), d := trade_id, e := coalesce(exchange, ''), f := price, g := size)" %}
 
 touched as (
@@ -123,7 +122,7 @@ trades as (
         and not is_cancelled
         and price > 0
         and size > 0
-        and event_date in ({{ dates }})
+        and {{ in_changed_dates }}
 ),
 
 eligible as (
@@ -177,7 +176,7 @@ traded_sessions as (
     from {{ ref('int_trades__versioned') }}
     where not is_duplicate
         and not is_deletion
-        and event_date in ({{ dates }})
+        and {{ in_changed_dates }}
         and (listing_id, session_date) in (
             select (listing_id, session_date)
             from touched
@@ -195,7 +194,7 @@ vendor_versions as (
     from {{ ref('int_bars__versioned') }} as bars
     inner join touched on bars.listing_id = touched.listing_id and {{ of_bar }} = touched.period
     left join traded_sessions on bars.listing_id = traded_sessions.listing_id and bars.session_date = traded_sessions.session_date
-    where bar_interval = '{{ bar_interval }}' and not is_duplicate and not is_deletion
+    where bar_interval = '{{ bar_interval }}' and not is_duplicate and not is_deletion and {{ in_changed_dates }}
 ),
 
 vendor_bars as (

@@ -51,7 +51,8 @@ versions_on_grid as (
 {#- The body of X_as_of(known_at): the rows of a research table as they were known then. `k` may be a TIMESTAMP (UTC), a
     TIMESTAMPTZ, a DATE or text. -#}
 {% macro as_of(relation, computed='') -%}
-    select * replace (case when known_to <= known_at::varchar::timestamp_ns then known_to end as known_to){{ computed }}
+    -- When it will be known otherwise was not known then.
+    select * replace (null::timestamp_ns as known_to){{ computed }}
     from {{ relation }}
     where known_from <= known_at::varchar::timestamp_ns
         and (known_to is null or known_to > known_at::varchar::timestamp_ns)

@@ -21,7 +21,7 @@ typed as (
         try_cast({{ column }} as double) as {{ column }},
         {% endfor -%}
         {{ given('transactions') }} as trade_count_text,
-        try_cast(transactions as bigint) as trade_count,
+        {{ whole_number('trade_count_text') }} as trade_count,
         {{ epoch_text_to_time('event_time_text') }} as event_time
     from source
 ),
@@ -30,6 +30,7 @@ typed as (
     'typed', feed, ['bar'], [
         refuse_missing("'bar'", ['symbol', 'event_time_text', 'open_text', 'high_text', 'low_text', 'close_text', 'volume_text']),
         refuse_unreadable("'bar'", ['open', 'high', 'low', 'close', 'volume', 'trade_count']),
+        refuse_nul("'bar'", ['symbol']),
         refuse_impossible_time("'bar'", 'source_time'),
         refuse_impossible_values(
         "'bar'", 'least(open, high, low, close) <= 0 or volume < 0 or high < greatest(open, close) or low > least(open, close)',

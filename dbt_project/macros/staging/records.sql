@@ -70,6 +70,10 @@ verdicts as (
             when payload is not null and {{ utf8_text('payload') }} is null then 'not_utf8: the row is not UTF-8 text'
             when payload is not null then 'malformed_row: the row has another number of fields than the header'
             {% endif -%}
+            {% if json -%}
+            -- DuckLake cuts a value at its NUL when it prunes files by it.
+            when contains(text, chr(0)) or contains(text, '\u0000') then 'invalid_value: the payload holds a NUL character'
+            {% endif -%}
             when kind is null then 'unknown_kind: the record does not say what it is'
             when {% if modelled_kinds %}kind not in ({{ quoted_list(modelled_kinds) }}) and {% endif %}not {{ is_listed(feed, 'control_kinds') }}
                 and not {{ is_listed(feed, 'unread_kinds') }} and kind != 'tombstone'
@@ -112,7 +116,7 @@ judged as (
 {#- For each column x, a value that x_text gives and that does not read as a finite number, date or time. -#}
 {% macro refuse_unreadable(kinds, columns) -%}
     {% for column in columns %}
-            when kind in ({{ kinds }}) and {{ column }}_text is not null and {{ column }}_text != ''
+            when kind in ({{ kinds }}) and {{ column }}_text is not null
                 and ({{ column }} is null or {{ column }}::varchar in ('nan', 'inf', '-inf'))
                 then 'invalid_value: {{ column }} is ' || {{ column }}_text
     {%- endfor %}
@@ -120,6 +124,20 @@ judged as (
 
 {% macro refuse_impossible_values(kinds, condition, detail) -%}
             when kind in ({{ kinds }}) and ({{ condition }}) then 'impossible_value: {{ detail }} is ' || concat_ws(', ', {{ detail }})
+{%- endmacro %}
+
+{#- Text that identifies something holds no NUL, at which DuckLake would cut it. (JSON payloads are looked at whole.) -#}
+{% macro refuse_nul(kinds, columns) -%}
+            when kind in ({{ kinds }}) and contains(concat_ws('', {{ columns | join(', ') }}), chr(0))
+                then 'invalid_value: {{ columns | join(', ') }} with a NUL character'
+{%- endmacro %}
+
+{#- Dates beyond what nanoseconds hold: nothing could be known by them. -#}
+{% macro refuse_impossible_dates(kinds, columns) -%}
+    {% for column in columns %}
+            when kind in ({{ kinds }}) and ({{ column }} < date '1678-01-01' or {{ column }} > date '2262-01-01')
+                then 'impossible_time: {{ column }} is ' || {{ column }}
+    {%- endfor %}
 {%- endmacro %}
 
 {#- Times that cannot be: before 1970, beyond what nanoseconds hold, or more than a day after the record arrived. -#}

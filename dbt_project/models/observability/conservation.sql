@@ -43,7 +43,10 @@ modelled_counts as (
 ),
 
 quarantined_counts as (
-    select load_id, count(*) as quarantined from {{ ref('quarantine') }} group by load_id
+    select load_id, count(*) as quarantined
+    from {{ ref('quarantine') }}
+    where load_id in (select load_id from loads semi join touched using (load_seq))
+    group by load_id
 ),
 
 kind_counts as (
@@ -52,6 +55,7 @@ kind_counts as (
         sum(records) filter (disposition = 'control') as control,
         sum(records) filter (disposition = 'unread') as unread
     from {{ ref('records_by_kind') }}
+    semi join touched using (load_seq)
     group by load_seq
 ),
 

@@ -3,6 +3,7 @@
     materialized='incremental',
     incremental_strategy='append',
     on_schema_change='append_new_columns',
+    partitioned_by=['year(bar_start)', 'month(bar_start)', 'day(bar_start)'],
     sorted_by=['listing_id', 'bar_start'],
     pre_hook="{{ forget_touched_bars(\"time_bucket(interval '1 minute', event_time::timestamp)::timestamp_ns\", 'bar_start', '1m', 'bar_start') }}",
     post_hook="{{ note_progress() }}"

@@ -65,7 +65,7 @@ typed as (
         try_cast(ask_price_text as double) as ask_price,
         try_cast(ask_size_text as double) as ask_size,
         update_id_text,
-        try_cast(update_id_text as bigint) as update_id,
+        {{ whole_number('update_id_text') }} as update_id,
         -- The buyer being the maker, the aggressor sold.
         case buyer_is_maker when 'true' then 'sell' when 'false' then 'buy' end as side,
         {{ epoch_text_to_time('event_time_text') }} as trade_time
@@ -79,7 +79,7 @@ timed as (
 
 {{ judged(
     'timed', 'binance_spot', ['trade', 'bookTicker'], [
-        refuse_missing("'trade'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text']),
+        refuse_missing("'trade'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'source_time']),
         refuse_missing("'bookTicker'", ['symbol', 'update_id_text', 'bid_price_text', 'bid_size_text', 'ask_price_text', 'ask_size_text', 'event_time']),
         refuse_unreadable("'trade'", ['price', 'size']),
         refuse_unreadable("'bookTicker'", ['update_id', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),

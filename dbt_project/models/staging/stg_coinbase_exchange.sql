@@ -42,7 +42,7 @@ typed as (
         bid_size_text,
         ask_price_text,
         ask_size_text,
-        try_cast(sequence_text as bigint) as sequence,
+        {{ whole_number('sequence_text') }} as sequence,
         try_cast(price_text as double) as price,
         try_cast(size_text as double) as size,
         try_cast(bid_price_text as double) as bid_price,
@@ -57,8 +57,8 @@ typed as (
 
 {{ judged(
     'typed', 'coinbase_exchange', ['match', 'last_match', 'ticker'], [
-        refuse_missing("'match', 'last_match'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'sequence_text']),
-        refuse_missing("'ticker'", ['symbol', 'sequence_text', 'bid_price_text', 'ask_price_text', 'event_time_text']),
+        refuse_missing("'match', 'last_match'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'sequence_text', 'source_time']),
+        refuse_missing("'ticker'", ['symbol', 'sequence_text', 'bid_price_text', 'ask_price_text', 'event_time_text', 'source_time']),
         refuse_unreadable("'match', 'last_match'", ['price', 'size', 'sequence']),
         refuse_unreadable("'ticker'", ['sequence', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
         refuse_impossible_time("'match', 'last_match', 'ticker'", 'source_time'),

@@ -15,9 +15,10 @@ typed as (
         {{ header('index_name') }} as index_name,
         {{ given('ticker') }} as symbol,
         {{ given('start_date') }} as valid_from_text,
-        {{ given('end_date') }} as valid_to_text,
+        nullif({{ given('end_date') }}, '9999-12-31') as valid_to_text,
         try_cast({{ given('start_date') }} as date) as valid_from,
-        try_cast({{ given('end_date') }} as date) as valid_to
+        -- Some write an open end as the last of all dates.
+        try_cast(nullif({{ given('end_date') }}, '9999-12-31') as date) as valid_to
     from source
 ),
 
@@ -25,6 +26,8 @@ typed as (
     'typed', 'index_membership', ['membership'], [
         refuse_missing("'membership'", ['index_name', 'symbol', 'valid_from_text']),
         refuse_unreadable("'membership'", ['valid_from', 'valid_to']),
+        refuse_impossible_dates("'membership'", ['valid_from', 'valid_to']),
+        refuse_nul("'membership'", ['symbol']),
         refuse_impossible_values("'membership'", 'valid_to < valid_from', 'valid_from, valid_to')
     ],
     json=false

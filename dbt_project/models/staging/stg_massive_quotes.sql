@@ -30,7 +30,7 @@ typed as (
         try_cast(bid_size as double) as bid_size,
         try_cast(ask_price as double) as ask_price,
         try_cast(ask_size as double) as ask_size,
-        try_cast(sequence_number as bigint) as sequence,
+        {{ whole_number('sequence_text') }} as sequence,
         {{ epoch_text_to_time('event_time_text') }} as event_time
     from source
 ),
@@ -39,6 +39,7 @@ typed as (
     'typed', 'massive_quotes', ['quote'], [
         refuse_missing("'quote'", ['symbol', 'sequence_text', 'bid_price_text', 'ask_price_text', 'event_time_text']),
         refuse_unreadable("'quote'", ['sequence', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
+        refuse_nul("'quote'", ['symbol']),
         refuse_impossible_time("'quote'", 'source_time')
     ],
     json=false

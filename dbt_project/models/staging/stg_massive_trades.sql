@@ -28,7 +28,7 @@ typed as (
         coalesce({{ given('participant_timestamp') }}, {{ given('sip_timestamp') }}) as event_time_text,
         try_cast(price as double) as price,
         try_cast(size as double) as size,
-        try_cast(sequence_number as bigint) as sequence,
+        {{ whole_number('sequence_text') }} as sequence,
         {{ epoch_text_to_time('event_time_text') }} as event_time
     from source
 ),
@@ -37,6 +37,7 @@ typed as (
     'typed', 'massive_trades', ['trade'], [
         refuse_missing("'trade'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text']),
         refuse_unreadable("'trade'", ['price', 'size', 'sequence']),
+        refuse_nul("'trade'", ['symbol', 'trade_id', 'exchange_code', 'trf_id']),
         refuse_impossible_time("'trade'", 'source_time'),
         refuse_impossible_values("'trade'", 'price <= 0 or size <= 0', 'price, size')
     ],
