@@ -244,7 +244,7 @@ class _Worker:
     def _download(self, file: Archived, path: Path) -> None:
         try:
             files = file_system(file.given, self._settings.s3)
-            with files.open_input_stream(place(file.given)) as source, path.open("xb") as copy:
+            with files.open_input_stream(place(file.given), compression=None) as source, path.open("xb") as copy:
                 for block in blocks(source):
                     self._check()
                     copy.write(block)
