@@ -34,8 +34,8 @@ ORIGINALS = "_originals/"
 FOOTER_BYTES = 64 * 1024
 """The end of a Parquet file that is read at once; most footers fit."""
 
-RESTORE = "restore it from a copy; without one, take the load back and land it again (docs/runbook.md, mdp verify)"
-REPLACE = "put the entry back from a copy of the ledger, or move it away and load its original again"
+RESTORE = "restore it from a copy; without one, land the load again, as docs/runbook.md says (The raw zone is damaged)"
+REPLACE = "put the entry back from a copy; without one, land the load again, as docs/runbook.md says"
 
 _TABLES = """
 create table named (path text primary key) without rowid;

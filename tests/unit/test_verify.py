@@ -387,3 +387,36 @@ def test_the_command_line(settings: Settings, store: Store, raw: Path) -> None:
     assert f"fault: {entry.key}: file {entry.files[0].path} is not there; restore it" in damaged.output
     assert run("--feed", "binance_spot").exit_code == 0
     assert run("--tables", "--hashes").exit_code == 2
+
+
+def test_the_way_out_for_a_file_that_is_lost(settings: Settings, store: Store, raw: Path, write: Write) -> None:
+    """As the runbook says: take back each entry of the bytes, load the original again under its name."""
+    lost = first_entry(store)
+    (raw / lost.files[0].path).unlink()
+    taken = [entry for entry in Ledger(store).entries(f"file/{FEED}/") if lost.files[0] in entry.files]
+    assert len(taken) in (1, 2)
+    for entry in taken:
+        (raw / f"{ENTRIES}{entry.key}.json").unlink()
+    original = write(lost.source, (raw / str(lost.original)).read_bytes())
+    for entry in taken:
+        (outcome,) = load([original], FEED, settings=settings, delivered_at=entry.delivered_at)
+        assert outcome.entry.key == entry.key and outcome.entry.attributes == entry.attributes
+    assert walk(settings)[1] == []
+
+
+def test_the_way_out_for_a_part_of_a_stream_that_is_lost(settings: Settings, store: Store, raw: Path) -> None:
+    """As the runbook says: the entry becomes a hole, which a replay may fill."""
+    chain = Chain(store, STREAM, 0)
+    lost = Ledger(store).get(chain.key(20))
+    assert lost is not None
+    (raw / lost.files[0].path).unlink()
+    assert the_fault(settings).key == lost.key
+    rewrite(raw, lost, kind="hole", outcome="skipped", records=0, files=[])
+    assert [(found.kind, found.what) for found in walk(settings)[1]] == [
+        ("hole", "[20, 25) was never loaded, as accepted")
+    ]
+    replay = Chain(store, STREAM, 0, hole=20)
+    replay.begin(20)
+    link(store, replay, 20, 25)
+    assert walk(settings)[1] == []
+    assert Chain(store, STREAM, 0).end() == 30
