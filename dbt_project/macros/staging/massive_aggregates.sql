@@ -1,5 +1,4 @@
-{#- Massive's day and minute aggregates have one format: the columns in the order open, close, high, low.
-    -#}
+{#- Massive's day and minute aggregates have one format, with the columns in the order open, close, high, low. -#}
 {% macro massive_aggregates(feed, bar_interval) -%}
 {%- set fields = ['ticker', 'volume', 'open', 'close', 'high', 'low', 'window_start', 'transactions'] %}
 

@@ -1,11 +1,1 @@
-with versions as (
-    select * from {{ ref('int_corporate_actions__versioned') }}
-),
-
-kept as (
-    select * from versions where not is_duplicate and not is_deletion
-)
-
-select
-    {{ column_list() }}
-from kept
+{{ shown_versions('int_corporate_actions__versioned') }}

@@ -3,7 +3,7 @@ with versions as (
 ),
 
 -- A trade that a later delivery of its day lacks was taken back by it: a revision, like any cancel.
-kept as (
+shown as (
     select
         * replace (
             is_cancelled or is_deletion as is_cancelled,
@@ -15,4 +15,4 @@ kept as (
 
 select
     {{ column_list() }}
-from kept
+from shown
