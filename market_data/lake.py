@@ -75,7 +75,7 @@ def s3_statements(settings: Settings) -> list[str]:
 def attach_statement(
     settings: Settings, version: int | None = None, *, read_only: bool = False, alias: str = ALIAS
 ) -> str:
-    """The ATTACH of this lake: its head, or the given version, which is read-only."""
+    """The ATTACH of this lake: its head, or the given version, which is read-only, and so is its catalog then."""
     if settings.lake_is_local:
         catalog = f"sqlite:{settings.lake}"
         options = ["META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 30000"]
@@ -84,7 +84,7 @@ def attach_statement(
     options.insert(0, f"DATA_PATH {quoted(settings.lake_data)}")
     if version is not None:
         options.append(f"SNAPSHOT_VERSION {version}")
-    elif read_only:
+    if version is not None or read_only:
         options.append("READ_ONLY")
     return f"ATTACH {quoted(f'ducklake:{catalog}')} AS {alias} ({', '.join(options)})"
 
