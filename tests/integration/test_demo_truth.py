@@ -2,6 +2,8 @@
 
 generate ── truth.json ────────────────────────────────────────────┐
     └────── files, by arrival ── three builds in all ── tables ── equal
+
+`mdp demo` compares its own warehouse with the same truth (test_demo.py): this longer run does it build by build.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from worlds.warehouse import CANONICAL, Warehouse
 import market_data
 from market_data.demo import Delivery, Truth, generate
 
+pytestmark = pytest.mark.long
 BUILDS = 3
 
 
