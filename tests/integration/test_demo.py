@@ -108,10 +108,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     started = time.monotonic()
     done = run_demo(here, env)
     seconds = time.monotonic() - started
+    cache = home / ".cache" / "market-data-platform"  # this user's, for all warehouses
     elsewhere = (checkout() - before) | {
         path
         for path in (*root.iterdir(), *here.iterdir(), *home.rglob("*"), *scratch.rglob("*"))
-        if path not in (here, home, scratch, here / "the demo")
+        if path not in (here, home, scratch, here / "the demo", cache.parent) and cache not in (path, *path.parents)
     }
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     yield Demo(here, env, done, seconds, elsewhere)

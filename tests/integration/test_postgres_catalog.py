@@ -7,15 +7,18 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from conftest import PostgresServer
 
 import market_data
 from loaders.files import load
 from loaders.settings import Settings
 from market_data import lock
 from market_data.build import build
+
+if TYPE_CHECKING:
+    from conftest import PostgresServer
 
 pytestmark = pytest.mark.services
 

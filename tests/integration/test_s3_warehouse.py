@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from conftest import S3Server
 
 import market_data
 from loaders.files import load
 from loaders.settings import S3Settings, Settings
 from market_data import lake
 from market_data.build import build
+
+if TYPE_CHECKING:
+    from conftest import S3Server
 
 pytestmark = pytest.mark.services
 

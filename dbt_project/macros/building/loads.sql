@@ -65,7 +65,7 @@
 {#-
     Points raw.main.<feed> at the files of the loads that a staging model must read: those that some incremental
     model downstream has not processed. An entry that delivers bytes which are there already points to the files of
-    another load, so load_id and source_time always come from the entry.
+    another load, so load_id, source and source_time always come from the entry.
 -#}
 {% macro open_raw() -%}
     {%- if not execute -%}{{- return("select 1") -}}{%- endif -%}
@@ -78,7 +78,7 @@
     ).columns[0].values() -%}
     {%- set columns = run_query(
         "select column_name from duckdb_columns() where database_name = 'raw' and table_name = '" ~ feed ~ "__nothing'"
-        ~ " and column_name not in ('__file', 'load_id', 'source_time') order by column_index"
+        ~ " and column_name not in ('__file', 'load_id', 'source', 'source_time') order by column_index"
     ).columns[0].values() -%}
     create or replace view raw.main.{{ adapter.quote(feed) }} as
     {% if files -%}
@@ -97,10 +97,11 @@
         {% endfor -%}
         loads.load_seq,
         loads.load_id,
+        loads.source,
         coalesce(loads.source_time, stored.source_time) as source_time
     from stored
     inner join (
-        select load_seq, load_id, source_time, '{{ adapter.escape_sql_string(raw_zone) }}' || unnest(files) as file
+        select load_seq, load_id, source, source_time, '{{ adapter.escape_sql_string(raw_zone) }}' || unnest(files) as file
         from lake.observability.loads
         where feed = '{{ feed }}' and load_seq > {{ after }} and load_seq <= {{ window_end() }} and outcome = 'loaded'
     ) as loads on stored.__file = loads.file
