@@ -26,6 +26,44 @@ UNFINISHED = ("started", "failed")
 SCRATCH = "scratch.duckdb"
 """Where staging models put the records of a build, in the lake's state directory."""
 
+_AT = "begin_snapshot <= $version and coalesce(end_snapshot > $version, true)"
+_OF_TABLE = f"""
+    table_id = (
+        select table_id
+        from ducklake_table_info('published')
+        inner join __ducklake_metadata_published.ducklake_schema using (schema_id)
+        where schema_name = $schema and table_name = $table
+    )
+    and {_AT}
+"""
+LAYOUTS = {
+    "partitioned by": f"""
+        select string_agg(
+            case
+                when transform = 'identity' then column_name
+                when starts_with(transform, 'bucket(') then replace(transform, ')', ', ' || column_name || ')')
+                else transform || '(' || column_name || ')'
+            end,
+            ', ' order by partition_key_index
+        )
+        from __ducklake_metadata_published.ducklake_partition_column
+        inner join __ducklake_metadata_published.ducklake_partition_info using (partition_id, table_id)
+        inner join (
+            select column_id, column_name from __ducklake_metadata_published.ducklake_column where {_OF_TABLE}
+        ) using (column_id)
+        where {_OF_TABLE}
+    """,
+    "sorted by": f"""
+        select string_agg(
+            concat_ws(' ', expression, sort_direction, replace(null_order, '_', ' ')), ', ' order by sort_key_index
+        )
+        from __ducklake_metadata_published.ducklake_sort_expression
+        inner join __ducklake_metadata_published.ducklake_sort_info using (sort_id, table_id)
+        where {_OF_TABLE}
+    """,
+}
+"""What a version of a table says of the layout of its files, as ALTER TABLE takes it."""
+
 
 @dataclass(frozen=True)
 class Release:
@@ -110,7 +148,7 @@ def restore(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     hold no data: every build makes them again. Staged records are forgotten, since loads are numbered anew.
     """
     release = published(connection)
-    then: dict[tuple[str, str], str] = {}
+    then: dict[tuple[str, str], tuple[str, ...]] = {}
     if release:
         connection.execute(lake.attach_statement(settings, release.version, alias="published"))
         then = _tables(connection, "published")
@@ -128,8 +166,8 @@ def restore(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
                 connection.execute(f"delete from lake.{name}")
             else:
                 connection.execute(f"drop table if exists lake.{name}")
-                if (schema, table) in then:
-                    _copy_back(connection, schema, table, name)
+                if release and (schema, table) in then:
+                    _copy_back(connection, schema, table, name, release.version)
         note(connection, "", "restored", f"to version {release.version}" if release else "to an empty lake")
         connection.execute("commit")
     except BaseException:
@@ -138,7 +176,8 @@ def restore(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     finally:
         if release:
             connection.execute("detach published")
-    (settings.state_dir / SCRATCH).unlink(missing_ok=True)
+    for file in (SCRATCH, f"{SCRATCH}.wal"):
+        (settings.state_dir / file).unlink(missing_ok=True)
 
 
 def _undo(connection: duckdb.DuckDBPyConnection, schema: str, table: str, name: str, version: int) -> None:
@@ -157,23 +196,33 @@ def _undo(connection: duckdb.DuckDBPyConnection, schema: str, table: str, name: 
     connection.unregister("touched_rows")
 
 
-def _copy_back(connection: duckdb.DuckDBPyConnection, schema: str, table: str, name: str) -> None:
-    connection.execute(f"create table lake.{name} as select * from published.{name} limit 0")
-    columns = connection.execute(
-        "select column_name, is_nullable from information_schema.columns"
-        " where table_catalog = 'published' and table_schema = ? and table_name = ?",
-        [schema, table],
-    ).fetchall()
-    for column, is_nullable in columns:
-        if is_nullable == "NO":
-            connection.execute(f"alter table lake.{name} alter column {lake.identifier(column)} set not null")
-    if ("event_date", "YES") in columns or ("event_date", "NO") in columns:
-        connection.execute(f"alter table lake.{name} set partitioned by (event_date)")
+def _copy_back(connection: duckdb.DuckDBPyConnection, schema: str, table: str, name: str, version: int) -> None:
+    """Make a table anew as the published version has it, with its constraints, partitions and order of rows."""
+    columns = [
+        f"{lake.identifier(column)} {data_type}{'' if is_nullable else ' not null'}"
+        for column, data_type, is_nullable in _columns(connection, "published", schema, table)
+    ]
+    connection.execute(f"create table lake.{name} ({', '.join(columns)})")
+    for layout, query in LAYOUTS.items():
+        row = connection.execute(query, {"schema": schema, "table": table, "version": version}).fetchone()
+        if row and row[0]:
+            connection.execute(f"alter table lake.{name} set {layout} ({row[0]})")
     connection.execute(f"insert into lake.{name} by name select * from published.{name}")
 
 
-def _tables(connection: duckdb.DuckDBPyConnection, catalog: str) -> dict[tuple[str, str], str]:
-    """The tables of an attached version, each with what tells it from another of the same name."""
+def _columns(
+    connection: duckdb.DuckDBPyConnection, catalog: str, schema: str, table: str
+) -> list[tuple[str, str, bool]]:
+    return connection.execute(
+        "select column_name, data_type, is_nullable from duckdb_columns()"
+        " where database_name = ? and schema_name = ? and table_name = ? order by column_index",
+        [catalog, schema, table],
+    ).fetchall()
+
+
+def _tables(connection: duckdb.DuckDBPyConnection, catalog: str) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The tables of an attached version, each with what tells it from another of the same name: where it differs,
+    rows cannot be taken from one to the other as they are."""
     rows = connection.execute(
         f"""
         select schema_name, table_name, table_uuid::varchar
@@ -181,7 +230,10 @@ def _tables(connection: duckdb.DuckDBPyConnection, catalog: str) -> dict[tuple[s
         inner join __ducklake_metadata_{catalog}.ducklake_schema using (schema_id)
         """
     ).fetchall()
-    return {(schema, table): identity for schema, table, identity in rows}
+    return {
+        (schema, table): (identity, *map(str, _columns(connection, catalog, schema, table)))
+        for schema, table, identity in rows
+    }
 
 
 def publish(connection: duckdb.DuckDBPyConnection, settings: Settings) -> int:
