@@ -6,7 +6,7 @@
 
 Sizes and row counts come from the files' ends (the Parquet footers), or, with hashes, from every byte. The walk may
 go on beside loaders: what was not there when it began is not counted against anyone. Its memory does not grow with the
-ledger; its cost does, linearly.
+ledger (the names of one local directory apart); its cost does, linearly.
 """
 
 from __future__ import annotations
@@ -196,6 +196,10 @@ class _Walk:
     def _is_asked_for(self, key: str) -> bool:
         return self._feed is None or key.split("/")[1:2] == [self._feed]
 
+    def _is_there(self, key: str) -> bool:
+        """Whether an entry is there now, one that came after the listing or cannot be read included."""
+        return self._store.exists(f"{ENTRIES}{key}.json")
+
     # Entries.
 
     def _walk_heads(self) -> None:
@@ -322,7 +326,7 @@ class _Walk:
             elif self._is_asked_for(key):
                 self._sum.pointers += 1
                 seen = self._notes.execute("update loads set pointed = 1 where load_id = ?", (load_id(key),))
-                if seen.rowcount == 0 and self._ledger.get(key) is None:
+                if seen.rowcount == 0 and not self._is_there(key):
                     self._without_entry(name, key)
         for (key,) in self._notes.execute("select key from loads where pointed = 0 order by key"):
             pointer = f"{LOG}<date>/<HHMMSS.ffffff>-{load_id(key)}.json"
@@ -356,12 +360,12 @@ class _Walk:
             from links order by chain, first, next
         """
         for chain, first, next_, kind, key, before in self._notes.execute(links):
-            if before is None and kind != "origin" and self._ledger.get(f"{chain}/origin") is None:
+            if before is None and kind != "origin" and not self._is_there(f"{chain}/origin"):
                 way_out = "put the entry back from a copy of the ledger"
                 self._find(
                     Finding("fault", f"{chain}/origin", f"the chain has no origin, it starts at {first}", way_out)
                 )
-            if before is not None and first > before and self._ledger.get(f"{chain}/{before:020d}") is None:
+            if before is not None and first > before and not self._is_there(f"{chain}/{before:020d}"):
                 what = f"the chain is broken: no link for [{before}, {first})"
                 self._find(
                     Finding("fault", f"{chain}/{before:020d}", what, "put the entry back from a copy of the ledger")

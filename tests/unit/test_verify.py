@@ -9,7 +9,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from loaders.files import load
 from loaders.ledger import ENTRIES, LOG, POINTER_LIFE, Entry, Ledger, load_id
 from loaders.segments import Load, SegmentWriter
 from loaders.settings import Settings
-from loaders.store import Store, open_store
+from loaders.store import LocalStore, Store, open_store
 from loaders.times import iso
 from loaders.verify import Finding, Summary, verify
 from market_data.cli import main
@@ -241,6 +241,38 @@ def test_an_entry_that_cannot_be_read(settings: Settings, store: Store, raw: Pat
     assert "the entry cannot be read" in the_fault(settings).what
 
 
+def test_a_link_that_cannot_be_read_is_told_once(settings: Settings, store: Store, raw: Path) -> None:
+    key = Chain(store, STREAM, 0).key(20)
+    (raw / f"{ENTRIES}{key}.json").write_bytes(b"[")
+    fault = the_fault(settings)
+    assert fault.key == key and "the entry cannot be read" in fault.what
+
+
+def test_a_load_that_ends_during_the_walk_is_no_fault(settings: Settings, store: Store, raw: Path) -> None:
+    chain, late = Chain(store, STREAM, 0), []
+
+    def meanwhile(what: str, done: int, total: int) -> None:
+        if not late:
+            late.append(link(store, chain, 30, 31))
+
+    summary, findings = walk(settings, progress=meanwhile)
+    assert findings == [] and summary.orphans == 0 and late
+
+
+def test_a_listing_may_miss_what_is_just_written(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, listed = Chain(store, STREAM, 0), LocalStore.list
+    missed = {chain.key(20), chain.key(5).replace(f"{5:020d}", "origin")}
+
+    def list_others(self: LocalStore, prefix: str, start_after: str | None = None) -> Iterator[str]:
+        return (name for name in listed(self, prefix, start_after) if name[len(ENTRIES) : -len(".json")] not in missed)
+
+    monkeypatch.setattr(LocalStore, "list", list_others)
+    summary, findings = walk(settings)
+    assert findings == [] and summary.entries == 10
+
+
 def test_a_dropped_pointer_is_written_again_as_told(settings: Settings, store: Store, raw: Path) -> None:
     entry = first_entry(store)
     (pointer,) = (raw / LOG).rglob(f"*-{entry.load_id}.json")
@@ -369,6 +401,7 @@ def test_one_feed_only(settings: Settings, store: Store, raw: Path) -> None:
     (raw / entry.files[0].path).unlink()
     summary, findings = walk(settings, feed=FEED)
     assert (findings, summary.entries, summary.pointers, summary.chains) == ([], 4, 4, 0)
+    assert summary.orphans == 0
     summary, findings = walk(settings, feed="binance_spot")
     assert (len(findings), summary.entries, summary.pointers, summary.chains) == (1, 8, 8, 2)
 
