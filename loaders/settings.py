@@ -141,11 +141,13 @@ def _catalog(value: str | None) -> str:
         if re.search(r"password\s*=|://[^/@]*:[^/@]*@", value):
             raise SettingsError("MDP_LAKE holds a password; put it into PGPASSWORD or ~/.pgpass, which are read anyway")
         return value
+    if value.startswith("s3://"):
+        raise SettingsError("MDP_LAKE is the catalog, which S3 cannot hold: give a path or postgres, and MDP_LAKE_DATA")
     return str(Path(_place("MDP_LAKE", value)).resolve())
 
 
 def _lake_data(env: Mapping[str, str], lake: str) -> str:
-    """Return where the lake's files are: stated, or beside its SQLite catalog, or (MotherDuck) empty."""
+    """Return where the lake's files are: stated, or beside its SQLite catalog."""
     if "MDP_LAKE_DATA" in env:
         return _place("MDP_LAKE_DATA", env["MDP_LAKE_DATA"])
     if "MDP_LAKE" not in env:

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.services
 @pytest.fixture
 def settings(postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    dsn = postgres_server.dsn_of(postgres_server.new_database())
+    monkeypatch.setenv("PGPASSWORD", postgres_server.password)
+    dsn = postgres_server.dsn_of(postgres_server.new_database()).partition(" password=")[0]
     return Settings(raw=str(tmp_path / "raw"), lake=f"postgres:{dsn}", lake_data=str(tmp_path / "lake"))
 
 

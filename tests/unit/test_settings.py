@@ -27,14 +27,27 @@ def test_an_empty_variable_counts_as_unset() -> None:
 
 def test_a_lake_elsewhere_keeps_its_files_beside_it() -> None:
     settings = Settings.from_env({"MDP_LAKE": "/data/a/lake.sqlite"})
-    assert settings.lake_data == "/data/a/lake_data"
+    assert settings.lake_data == "/data/a/lake.sqlite.data"
+    assert settings.state_dir == Path("/data/a/lake.sqlite.state")
     assert Settings.from_env({"MDP_LAKE": "/data/a/lake.sqlite", "MDP_LAKE_DATA": "s3://b/x/"}).lake_data == "s3://b/x"
 
 
 def test_a_shared_lake_says_where_its_files_are() -> None:
     with pytest.raises(SettingsError, match="MDP_LAKE_DATA"):
         Settings.from_env({"MDP_LAKE": "postgres:dbname=lake"})
-    assert Settings.from_env({"MDP_LAKE": "md:lake"}).lake_data == ""
+
+
+@pytest.mark.parametrize(
+    ("catalog", "way_out"),
+    [
+        ("md:lake", "not supported yet"),
+        ("postgres:dbname=d password=x", "PGPASSWORD"),
+        ("s3://bucket/lake.sqlite", "MDP_LAKE_DATA"),
+    ],
+)
+def test_a_catalog_that_cannot_be_used_is_refused(catalog: str, way_out: str) -> None:
+    with pytest.raises(SettingsError, match=way_out):
+        Settings.from_env({"MDP_LAKE": catalog, "MDP_LAKE_DATA": "/d"})
 
 
 @pytest.mark.parametrize("place", ["gs://bucket/x", "s3://", "file:///tmp/x", "a\0b"])
