@@ -194,7 +194,8 @@ def test_of_two_files_for_a_day_none_is_guessed(settings: Settings, archive: Pat
 def test_a_day_is_known_by_name_and_size_too(settings: Settings, archive: Path) -> None:
     path = put(archive, SESSIONS[0])
     load([path], NAME, settings=settings, attributes={"session_date": "as stated"})
-    assert days_of(backfilled(archive, settings), "present") == SESSIONS[:1]
+    found = plan(FEED, FIRST, STOP, str(archive), settings)
+    assert found.todo == [] and days_of(found.report, "present") == SESSIONS[:1]
 
 
 def test_every_day_and_each_instrument_where_markets_do_not_close(settings: Settings, archive: Path) -> None:
