@@ -215,6 +215,20 @@ def test_every_day_and_each_instrument_where_markets_do_not_close(settings: Sett
     }
 
 
+def test_a_day_of_which_one_file_is_refused_is_not_there(settings: Settings, archive: Path) -> None:
+    feed = find_feed("binance_spot", load_registry())
+    for name in (
+        "a/binance_spot_btcusdt_20240601",
+        "b/binance_spot_btcusdt_20240601",
+        "a/binance_spot_ethusdt_20240601",
+    ):
+        (archive / name).parent.mkdir(parents=True, exist_ok=True)
+        (archive / name).write_bytes(name.encode())
+    first, stop = dt.date(2024, 6, 1), dt.date(2024, 6, 2)
+    report = run(plan(feed, first, stop, str(archive), settings), feed, settings, workers=1)
+    assert (report.files, report.days, report.complete) == (1, {first: "refused"}, False)
+
+
 def test_a_link_out_of_the_archive_is_refused(settings: Settings, archive: Path, tmp_path: Path) -> None:
     put(archive, SESSIONS[0]).rename(tmp_path / "elsewhere")
     (archive / f"{NAME}_{SESSIONS[0]}.csv.gz").symlink_to(tmp_path / "elsewhere")
