@@ -29,7 +29,6 @@ typed as (
     'typed', feed, ['bar'], [
         refuse_missing("'bar'", ['symbol', 'event_time_text', 'open_text', 'high_text', 'low_text', 'close_text', 'volume_text']),
         refuse_unreadable("'bar'", ['open', 'high', 'low', 'close', 'volume', 'trade_count']),
-        refuse_nul("'bar'", ['symbol']),
         refuse_impossible_time("'bar'", 'source_time'),
         refuse_impossible_values(
         "'bar'", 'least(open, high, low, close) <= 0 or volume < 0 or high < greatest(open, close) or low > least(open, close)',

@@ -14,7 +14,7 @@
 {#- What every staging model says of a judged record; only what is quarantined keeps its bytes beyond the raw zone. -#}
 {% macro judged_columns(payload='payload') -%}
     {{ envelope() }},
-    kind,
+    replace(kind, chr(0), '␀') as kind,
     disposition,
     reject_reason,
     reject_detail,
@@ -54,9 +54,9 @@ named as (
 {%- endmacro %}
 
 {#-
-    Two steps that judge a relation of parsed records. It must have `kind`, `payload` and (where the feed sends JSON)
-    `text`; `rules` are the feed's own checks: branches of a CASE that give 'reason: detail', written by the refuse_
-    macros below. The first that applies is the record's reason.
+    Two steps that judge a relation of parsed records. It must have `kind`, `payload` and `text` (where the feed sends
+    JSON) or `row_payload` (CSV); `rules` are the feed's own checks: branches of a CASE that give 'reason: detail', written
+    by the refuse_ macros below. The first that applies is the record's reason.
 -#}
 {% macro judged(records, feed, modelled_kinds, rules, json=true) -%}
 verdicts as (
@@ -70,9 +70,11 @@ verdicts as (
             when payload is not null and {{ utf8_text('payload') }} is null then 'not_utf8: the row is not UTF-8 text'
             when payload is not null then 'malformed_row: the row has another number of fields than the header'
             {% endif -%}
+            -- DuckLake cuts SQL at the NUL of a value. (JSON texts, and a CSV row's fields as JSON, hold it escaped.)
             {% if json -%}
-            -- DuckLake cuts a value at its NUL when it prunes files by it.
             when contains(text, chr(0)) or contains(text, '\u0000') then 'invalid_value: the payload holds a NUL character'
+            {% else -%}
+            when contains({{ utf8_text('row_payload') }}, '\u0000') then 'invalid_value: the row holds a NUL character'
             {% endif -%}
             when kind is null then 'unknown_kind: the record does not say what it is'
             when {% if modelled_kinds %}kind not in ({{ quoted_list(modelled_kinds) }}) and {% endif %}not {{ is_listed(feed, 'control_kinds') }}
@@ -126,12 +128,6 @@ judged as (
             when kind in ({{ kinds }}) and ({{ condition }}) then 'impossible_value: {{ detail }} is ' || concat_ws(', ', {{ detail }})
 {%- endmacro %}
 
-{#- Text that identifies something holds no NUL, at which DuckLake would cut it. (JSON payloads are looked at whole.) -#}
-{% macro refuse_nul(kinds, columns) -%}
-            when kind in ({{ kinds }}) and contains(concat_ws('', {{ columns | join(', ') }}), chr(0))
-                then 'invalid_value: {{ columns | join(', ') }} with a NUL character'
-{%- endmacro %}
-
 {#- Dates beyond what nanoseconds hold: nothing could be known by them. -#}
 {% macro refuse_impossible_dates(kinds, columns) -%}
     {% for column in columns %}
@@ -143,6 +139,7 @@ judged as (
 {#- Times that cannot be: before 1970, beyond what nanoseconds hold, or more than a day after the record arrived. -#}
 {% macro refuse_impossible_time(kinds, arrived) -%}
             when kind in ({{ kinds }}) and event_time is null and try_cast(event_time_text as timestamp) is null
+                and not regexp_full_match(event_time_text, '-?[0-9]+')
                 then 'invalid_value: time is ' || event_time_text
             when kind in ({{ kinds }}) and event_time is null then 'impossible_time: ' || event_time_text
             when kind in ({{ kinds }}) and (event_time < timestamp_ns '1970-01-02 00:00:00' or event_time > {{ arrived }} + interval '1 day')

@@ -27,7 +27,6 @@ typed as (
         refuse_missing("'membership'", ['index_name', 'symbol', 'valid_from_text']),
         refuse_unreadable("'membership'", ['valid_from', 'valid_to']),
         refuse_impossible_dates("'membership'", ['valid_from', 'valid_to']),
-        refuse_nul("'membership'", ['symbol']),
         refuse_impossible_values("'membership'", 'valid_to < valid_from', 'valid_from, valid_to')
     ],
     json=false

@@ -39,7 +39,6 @@ typed as (
     'typed', 'massive_quotes', ['quote'], [
         refuse_missing("'quote'", ['symbol', 'sequence_text', 'bid_price_text', 'ask_price_text', 'event_time_text']),
         refuse_unreadable("'quote'", ['sequence', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
-        refuse_nul("'quote'", ['symbol']),
         refuse_impossible_time("'quote'", 'source_time')
     ],
     json=false

@@ -37,7 +37,6 @@ typed as (
     'typed', 'massive_trades', ['trade'], [
         refuse_missing("'trade'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text']),
         refuse_unreadable("'trade'", ['price', 'size', 'sequence']),
-        refuse_nul("'trade'", ['symbol', 'trade_id', 'exchange_code', 'trf_id']),
         refuse_impossible_time("'trade'", 'source_time'),
         refuse_impossible_values("'trade'", 'price <= 0 or size <= 0', 'price, size')
     ],
