@@ -66,7 +66,8 @@ def show(settings: Settings, screen: Console) -> None:
         return
     with lake.open_version(settings, version) as connection:
         rows = connection.execute(PER_FEED).fetchall()
-        unseen = len(bookkeeping.unseen_entries(connection, settings))
+        # A refusal alone makes no new version (market_data/build.py).
+        unseen = sum(entry.outcome == "loaded" for _, entry in bookkeeping.unseen_entries(connection, settings))
     objectives = {name: feed.row["freshness_minutes"] for name, feed in load_registry().items()}
     table = Table(
         box=box.SIMPLE_HEAD,

@@ -141,3 +141,17 @@
     {%- for unique_id in selected_resources -%}{%- do names.append(unique_id.split('.')[-1]) -%}{%- endfor -%}
     {{- return(names) -}}
 {%- endmacro %}
+
+{#-
+    Whether a row is of a load to be counted anew, since this model's mark: a new one, or one of which a late record turned a
+    duplicate into a revision. With literal numbers, by which DuckLake prunes files.
+-#}
+{% macro is_touched_load(tables) -%}
+    {%- if not execute or mark() == 0 -%}{{- return("true") -}}{%- endif -%}
+    {%- set changes = ["select load_seq from lake.observability.loads where load_seq > " ~ mark()] -%}
+    {%- for table in tables -%}
+        {%- do changes.append("select load_seq from " ~ ref('int_' ~ table ~ '__versioned') ~ " where build_seq > " ~ mark()) -%}
+    {%- endfor -%}
+    {%- set loads = run_query(changes | join(" union ")).columns[0].values() -%}
+    {{- return("load_seq in (" ~ loads | sort | join(", ") ~ ")" if loads else "false") -}}
+{%- endmacro %}

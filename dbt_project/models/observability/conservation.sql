@@ -7,18 +7,10 @@
 ) }}
 
 {%- set tables = ['trades', 'quotes', 'bars', 'corporate_actions', 'universe_membership', 'macro_observations'] %}
+{%- set is_touched = is_touched_load(tables) %}
 
 with loads as (
     select * from {{ source('lake', 'loads') }} where outcome = 'loaded'
-),
-
--- A late record can turn an earlier load's duplicate into a revision: then both loads are counted anew.
-touched as (
-    select load_seq from loads where load_seq > {{ mark() }}
-    {% for table in tables -%}
-    union
-    select load_seq from {{ ref('int_' ~ table ~ '__versioned') }} where build_seq > {{ mark() }}
-    {% endfor %}
 ),
 
 -- A record counts once however many rows it makes, as canonical if any of them is.
@@ -26,8 +18,7 @@ modelled as (
     {% for table in tables -%}
     select load_seq, source_position, bool_or(not is_duplicate) as is_canonical
     from {{ ref('int_' ~ table ~ '__versioned') }}
-    semi join touched using (load_seq)
-    where not is_deletion
+    where not is_deletion and {{ is_touched }}
     group by load_seq, source_position
     {{ "union all" if not loop.last }}
     {% endfor %}
@@ -45,7 +36,7 @@ modelled_counts as (
 quarantined_counts as (
     select load_id, count(*) as quarantined
     from {{ ref('quarantine') }}
-    where load_id in (select load_id from loads semi join touched using (load_seq))
+    where load_id in (select load_id from loads where {{ is_touched }})
     group by load_id
 ),
 
@@ -55,7 +46,7 @@ kind_counts as (
         sum(records) filter (disposition = 'control') as control,
         sum(records) filter (disposition = 'unread') as unread
     from {{ ref('records_by_kind') }}
-    semi join touched using (load_seq)
+    where {{ is_touched }}
     group by load_seq
 ),
 
@@ -70,10 +61,10 @@ reconciled as (
         coalesce(control, 0) as control,
         coalesce(unread, 0) as unread
     from loads
-    semi join touched using (load_seq)
     left join modelled_counts using (load_seq)
     left join quarantined_counts using (load_id)
     left join kind_counts using (load_seq)
+    where {{ is_touched }}
 ),
 
 judged as (
