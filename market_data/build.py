@@ -102,6 +102,7 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
             if event != "succeeded":
                 raise BuildFailedError(["not every model has read every load yet; `mdp build` does the rest"])
             made_anew = publishing.was_made_anew(connection)
+            new_loads = publishing.loaded_since(connection, release)
         arguments = ["test", "--exclude-resource-type", "unit_test"]
         if made_anew:
             arguments += ["--vars", "{test_everything: true}"]
@@ -111,7 +112,7 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
         run_dbt(settings, arguments, progress)
         with _writing(settings) as connection:
             version = publishing.publish(connection, settings)
-            return Outcome(version, publishing.loaded_since(connection, release), built=True, restored=False)
+            return Outcome(version, new_loads, built=True, restored=False)
 
 
 def verify_tables(settings: Settings, *, progress: Progress | None = None) -> None:

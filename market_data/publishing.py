@@ -67,7 +67,7 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Release:
-    """A published version: its DuckLake snapshot id, and the last load and the code that it was made with."""
+    """A published version: its DuckLake snapshot id, the last load that it holds, and the code that made it."""
 
     version: int
     last_load_seq: int
@@ -110,6 +110,11 @@ def head(connection: duckdb.DuckDBPyConnection) -> int:
 def last_load_seq(connection: duckdb.DuckDBPyConnection) -> int:
     """The number of the last ledger entry that the head has taken in."""
     return bookkeeping.scalar(connection, "select max(load_seq) from lake.observability.loads")
+
+
+def last_processed(connection: duckdb.DuckDBPyConnection) -> int:
+    """The last load that a run has processed; one may have been entered since. (Models of old stay behind.)"""
+    return bookkeeping.scalar(connection, "select max(load_seq) from lake.observability.progress")
 
 
 def is_up_to_date(connection: duckdb.DuckDBPyConnection, release: Release) -> bool:
@@ -242,7 +247,7 @@ def publish(connection: duckdb.DuckDBPyConnection, settings: Settings) -> int:
     connection.execute("begin")
     connection.execute(
         "insert into lake.observability.releases values (?, now()::timestamp, ?, ?)",
-        [version, last_load_seq(connection), code_fingerprint()],
+        [version, last_processed(connection), code_fingerprint()],
     )
     note(connection, "", "published", f"version {version}")
     connection.execute("commit")

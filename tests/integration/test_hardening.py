@@ -461,16 +461,27 @@ def test_models_run_in_parts_miss_nothing_and_are_not_published(grown: Warehouse
     assert minutes == days == trades == (DAYS + 2) * A_DAY
 
 
+def test_a_load_that_comes_while_another_is_published_is_built_next(grown: Warehouse) -> None:
+    add(grown, "4", day_of(DAYS + 2))
+    done = dbt(grown, "run")
+    assert done.returncode == 0, done.stdout[-3000:]
+    add(grown, "5", day_of(DAYS + 3))
+    assert build.publish(grown.settings).new_loads == 1
+    minutes, days, trades = bars_and_trades(grown)
+    assert minutes == days == trades == (DAYS + 3) * A_DAY
+
+
 # --- Tables that a run left behind ---------------------------------------------------------------------------
 
 
 def test_a_dropped_table_is_read_again_from_the_first_load(grown: Warehouse) -> None:
-    add(grown, "4", day_of(DAYS + 2))
+    """The load that came while another was published is the news."""
     with writing(grown) as connection:
         connection.execute("drop table lake.versioned.int_trades__versioned")
-    assert grown.build().built
+    outcome = grown.build()
+    assert (outcome.built, outcome.new_loads) == (True, 1)
     minutes, days, trades = bars_and_trades(grown)
-    assert minutes == days == trades == (DAYS + 3) * A_DAY
+    assert minutes == days == trades == (DAYS + 4) * A_DAY
 
 
 LAYOUT = """
@@ -516,7 +527,7 @@ def test_what_a_failed_run_made_of_tables_is_taken_back(grown: Warehouse) -> Non
 
 
 def test_after_all_of_that_it_equals_a_warehouse_made_anew(grown: Warehouse, tmp_path: Path) -> None:
-    add(grown, "5", day_of(DAYS + 3), day_of(7, size="3"))
+    add(grown, "6", day_of(DAYS + 4), day_of(7, size="3"))
     grown.build()
     build.verify_tables(grown.settings)
     fresh = grown.copy(tmp_path / "fresh")
