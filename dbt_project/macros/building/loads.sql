@@ -20,21 +20,18 @@
     {{- return(ask("select last_load_seq from raw.main.build_window", 0)) -}}
 {%- endmacro %}
 
-{#- The last load_seq that a model has processed; 0 where it starts from nothing. -#}
-{% macro mark_of(node) -%}
-    {%- if not execute or flags.FULL_REFRESH or not adapter.get_relation(node.database, node.schema, node.alias) -%}
-        {{- return(0) -}}
-    {%- endif -%}
-    {{- return(progress_of(node.alias)) -}}
-{%- endmacro %}
-
-{% macro progress_of(model_name) -%}
-    {{- return(ask("select max(load_seq) from lake.observability.progress where model = '" ~ model_name ~ "'", 0) or 0) -}}
+{#- How far each model has come: its name and the last load_seq that it has processed. -#}
+{% macro progress() -%}
+    {%- set found = {} -%}
+    {%- for row in (run_query("select model, load_seq from lake.observability.progress") if execute else []) -%}
+        {%- do found.update({row[0]: row[1]}) -%}
+    {%- endfor -%}
+    {{- return(found) -}}
 {%- endmacro %}
 
 {#- This model's own mark, as a literal. (A macro of its own so that unit tests can override it.) -#}
 {% macro mark() -%}
-    {{- return(progress_of(this.identifier) if is_incremental() else 0) -}}
+    {{- return(progress().get(this.identifier, 0) if is_incremental() else 0) -}}
 {%- endmacro %}
 
 {#-
@@ -44,20 +41,24 @@
 {% macro note_progress() -%}
     {%- if not execute -%}{{- return("select 1") -}}{%- endif -%}
     {%- set marks = [window_end()] -%}
+    {%- set come = progress() -%}
     {%- for id in model.depends_on.nodes
         if id in graph.nodes and graph.nodes[id].config.materialized == 'incremental' -%}
-        {%- do marks.append(progress_of(graph.nodes[id].alias)) -%}
+        {%- do marks.append(come.get(graph.nodes[id].alias, 0)) -%}
     {%- endfor -%}
     delete from lake.observability.progress where model = '{{ this.identifier }}';
     insert into lake.observability.progress values ('{{ this.identifier }}', {{ marks | min }}, '{{ invocation_id }}')
 {%- endmacro %}
 
-{#- After which load a staging model must read: the least mark of the incremental models that read it. -#}
+{#- After which load a staging model must read: the least mark of the incremental models that read it. A model that starts
+    from nothing, or whose table is not there, needs them all. -#}
 {% macro least_mark_downstream() -%}
     {%- set marks = [window_end()] -%}
+    {%- set come = progress() -%}
     {%- for node in graph.nodes.values()
         if model.unique_id in node.depends_on.nodes and node.config.materialized == 'incremental' -%}
-        {%- do marks.append(mark_of(node)) -%}
+        {%- set starts_anew = flags.FULL_REFRESH or not adapter.get_relation(node.database, node.schema, node.alias) -%}
+        {%- do marks.append(0 if starts_anew else come.get(node.alias, 0)) -%}
     {%- endfor -%}
     {{- return(marks | min) -}}
 {%- endmacro %}

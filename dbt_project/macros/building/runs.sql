@@ -7,9 +7,11 @@
         {%- do bad.append(result.node.name) -%}
     {%- endfor -%}
     {%- set behind = [] -%}
+    {%- set come = progress() -%}
+    {%- set last_load_seq = window_end() -%}
     {%- for node in graph.get('nodes', {}).values()
         if node.resource_type == 'model' and node.config.materialized == 'incremental'
-        and execute and progress_of(node.alias) < window_end() -%}
+        and come.get(node.alias, 0) < last_load_seq -%}
         {%- do behind.append(node.name) -%}
     {%- endfor -%}
     {#- Tests that pass write nothing and change nothing; unit tests are of the code alone. -#}
