@@ -282,7 +282,7 @@ def test_the_last_of_all_dates_is_an_open_end(poisoned: Warehouse) -> None:
     assert rows == [("added", None), ("good", None)]
 
 
-def test_a_header_that_names_a_column_of_ours_is_refused(poisoned: Warehouse, tmp_path: Path) -> None:
+def test_a_header_that_names_a_column_of_ours_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x_ticker_start_end.csv"
     path.write_text("ticker,start_date,end_date,__file\nAA,2020-01-01,,x\n")
     outcome = Warehouse(tmp_path).load(path, "index_membership")
