@@ -244,7 +244,7 @@ def demo(directory: Path, fresh: bool) -> None:
     """Make a small world of vendor files, load and build it, and show what comes of it.
 
     \b
-    Takes a minute or two, needs no network, and touches neither your raw zone nor your lake.
+    Takes one to three minutes, needs no network, and touches neither your raw zone nor your lake.
     Run again, it finds everything loaded and built, changes nothing, and shows it once more.
 
     The exit code is 1 where the warehouse does not agree with what is known of its world.
