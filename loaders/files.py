@@ -36,6 +36,7 @@ from loaders.times import compact, iso, parse_time
 
 Status = Literal["loaded", "unchanged", "redelivered", "refused"]
 LONGEST_ATTRIBUTE = 200
+A_DAY = 86_400 * 10**9
 
 
 @dataclass(frozen=True)
@@ -188,12 +189,15 @@ class FileLoader:
                 f"does not say its {' and '.join(lacking)}: its name is not of the form "
                 f"{self._feed.file_pattern}; give --set {lacking[0]}=VALUE"
             )
-        if self._delivered_at is not None or when is None:
-            return self._delivered_at, attributes
-        try:
-            return parse_time(when), attributes
-        except ValueError as error:
-            raise Refusal(f"has no delivery time in its name: {error}; give --delivered-at TIME") from error
+        delivered_at = self._delivered_at
+        if delivered_at is None and when is not None:
+            try:
+                delivered_at = parse_time(when)
+            except ValueError as error:
+                raise Refusal(f"has no delivery time in its name: {error}; give --delivered-at TIME") from error
+        if delivered_at is not None and delivered_at > time.time_ns() + A_DAY:
+            raise Refusal(f"is said to be delivered at {iso(delivered_at)}, which is still to come")
+        return delivered_at, attributes
 
     def _load_records(self, source: Source, delivery: _Delivery) -> Outcome:
         loaded_at = time.time_ns()

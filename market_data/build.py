@@ -47,6 +47,7 @@ class Outcome:
     built: bool
     restored: bool
     other_code: bool = False
+    quarantined: int = 0
     messages: list[str] = field(default_factory=list)
 
 
@@ -75,11 +76,13 @@ def build(settings: Settings, *, full_refresh: bool = False, progress: Progress 
         with _writing(settings) as connection:
             version = publishing.publish(connection, settings)
             new_loads = publishing.loaded_since(connection, release)
+            quarantined = publishing.quarantined_since(connection, release)
         return Outcome(
             version,
             new_loads,
             built=True,
             restored=restored,
+            quarantined=quarantined,
             other_code=release is not None and not same_code,
         )
 

@@ -40,6 +40,8 @@ class _Commands(click.Group):
             fail(str(error))
         except duckdb.Error as error:
             fail(f"the lake cannot be used: {error}")
+        except OSError as error:
+            fail(str(error))
 
 
 def fail(message: str) -> NoReturn:
@@ -182,6 +184,12 @@ def _tell(outcome: Any) -> None:
             "the models or the registry have changed since the last version: loads read before keep what they were"
             " read as; `mdp build --full-refresh` reads all of them again"
         )
+    if outcome.quarantined:
+        screen.print(
+            f"[yellow]{outcome.quarantined:,} records of the new loads cannot be used[/yellow]; why: `mdp sql"
+            " 'select feed, reason, count(*) from canonical.quarantine group by all'`",
+            soft_wrap=True,
+        )
     screen.print(
         f"published version {outcome.version}, with {outcome.new_loads} new load{'s' if outcome.new_loads != 1 else ''}"
     )
@@ -200,8 +208,9 @@ def status() -> None:
 @click.option("--json", "style", flag_value="json", help="One JSON object a line.")
 @click.option("--csv", "style", flag_value="csv", help="CSV with a header.")
 @click.option("--parquet", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write a Parquet file.")
+@click.option("--version", type=int, metavar="N", help="Ask a version that was published earlier.")
 @click.option("--rows", default=50, show_default=True, help="Rows to show on a terminal.")
-def sql(query: str, style: str | None, file: Path | None, rows: int) -> None:
+def sql(query: str, style: str | None, file: Path | None, version: int | None, rows: int) -> None:
     """Ask the published version in SQL; - reads the question from standard input.
 
     \b
@@ -213,10 +222,11 @@ def sql(query: str, style: str | None, file: Path | None, rows: int) -> None:
 
     if query == "-":
         query = sys.stdin.read()
-    with connect_client() as client:
+    with connect_client(version=version) as client:
         try:
-            if any(statement.type.name not in ("SELECT", "EXPLAIN") for statement in duckdb.extract_statements(query)):
-                fail("this is no question; `mdp sql` takes only queries (SELECT, FROM, DESCRIBE, EXPLAIN)")
+            kinds = [statement.type.name for statement in duckdb.extract_statements(query)]
+            if len(kinds) != 1 or kinds[0] not in ("SELECT", "EXPLAIN"):
+                fail("`mdp sql` takes one query (SELECT, FROM, DESCRIBE, EXPLAIN), and this is none, or several")
             answer = client.sql(query)
         except duckdb.Error as error:
             fail(str(error))

@@ -192,14 +192,29 @@ class Client:
         self.close()
 
 
-def connect(settings: Settings | None = None) -> Client:
-    """Open the last published version of the lake that MDP_LAKE and MDP_LAKE_DATA name; it stays the same while open.
+def connect(settings: Settings | None = None, *, version: int | None = None) -> Client:
+    """Open a version of the lake that MDP_LAKE and MDP_LAKE_DATA name; it stays the same while open.
 
-    Raises ``NotPublishedError`` where nothing was published yet.
+    ``version``: one that was published, as an answer names it; by default the last. Raises ``NotPublishedError`` where
+    nothing was published yet, or not that one.
     """
+    if settings is not None and not isinstance(settings, Settings):
+        raise TypeError(
+            f"connect() takes no path such as {settings!r}: set MDP_LAKE, or give loaders.settings.Settings"
+        )
     settings = settings or Settings.from_env()
-    version = published_version(settings)
+    last = published_version(settings)
+    if version is None:
+        version = last
+    elif version not in published_versions(settings):
+        raise NotPublishedError(f"version {version} was not published; the last one is {last}")
     return Client(lake.open_version(settings, version), version)
+
+
+def published_versions(settings: Settings) -> set[int]:
+    """All versions of the lake that were published."""
+    with lake.open_version(settings, None) as connection:
+        return {version for (version,) in connection.execute("select version from observability.releases").fetchall()}
 
 
 def published_version(settings: Settings) -> int:

@@ -81,7 +81,8 @@ def attach_statement(
         options = ["META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 30000"]
     else:
         catalog, options = settings.lake, []
-    options.insert(0, f"DATA_PATH {quoted(settings.lake_data)}")
+    if version is None and not read_only:  # a reader takes the place of the files from the catalog
+        options.insert(0, f"DATA_PATH {quoted(settings.lake_data)}")
     if version is not None:
         options.append(f"SNAPSHOT_VERSION {version}")
     if version is not None or read_only:

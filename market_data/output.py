@@ -6,10 +6,12 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,6 +19,9 @@ from rich.table import Table
 from loaders.settings import Settings
 from market_data import lake, publishing
 from market_data.client import Answer, published_version
+
+WIDEST = 40
+"""Characters of a value that a terminal's table shows."""
 
 
 def write(answer: Answer, screen: Console, *, style: str | None, file: Path | None, rows: int) -> None:
@@ -29,9 +34,13 @@ def write(answer: Answer, screen: Console, *, style: str | None, file: Path | No
     elif style == "json":
         _copy(answer.arrow, "format json")
     else:
-        screen.print(as_table(answer.arrow, rows))
+        table, left_out = as_table(answer.arrow, rows, screen.width)
+        screen.print(table)
         shown = min(rows, answer.arrow.num_rows)
         screen.print(f"{shown:,} of {answer.arrow.num_rows:,} rows, version {answer.version}", style="dim")
+        if left_out:
+            named = ", ".join(left_out)
+            screen.print(f"no room for {named}: name columns, or take --csv or --json", style="dim", markup=False)
 
 
 def _copy(rows: pa.Table, options: str) -> None:
@@ -45,19 +54,39 @@ def _copy(rows: pa.Table, options: str) -> None:
     sys.stdout.flush()
 
 
-def as_table(rows: pa.Table, limit: int = 50) -> Table:
-    """The first rows as a table for a terminal, numbers to the right."""
-    table = Table(header_style="bold")
-    for field in rows.schema:
+def as_table(rows: pa.Table, limit: int, width: int) -> tuple[Table, list[str]]:
+    """The first rows as a table ``width`` characters wide, and the names of the columns that have no room in it.
+
+    Numbers stand to the right, with twelve significant digits: more is the noise of sums.
+    """
+    texts = _texts(rows.slice(0, limit))
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    used, shown = 0, 0
+    for position, field in enumerate(rows.schema):
+        needed = max([len(field.name), *(min(len(row[position]), WIDEST) for row in texts)]) + 2
+        if shown and used + needed > width:
+            break
         is_number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        table.add_column(escape(field.name), justify="right" if is_number else "left", overflow="fold")
-    with duckdb.connect() as connection:
-        head = rows.slice(0, limit)
-        connection.register("head", head)
-        texts = connection.execute("select columns(*)::varchar from head").fetchall() if rows.num_columns else []
+        justify: Literal["left", "right"] = "right" if is_number else "left"
+        table.add_column(escape(field.name), justify=justify, no_wrap=True, max_width=max(WIDEST, len(field.name)))
+        used, shown = used + needed, shown + 1
     for row in texts:
-        table.add_row(*("" if value is None else escape(value) for value in row))
-    return table
+        table.add_row(*(escape(value) for value in row[:shown]))
+    return table, rows.column_names[shown:]
+
+
+def _texts(rows: pa.Table) -> list[tuple[str, ...]]:
+    if not rows.num_columns:
+        return []
+    columns = ", ".join(
+        f"coalesce(printf('%.12g', {lake.identifier(field.name)}), '')"
+        if pa.types.is_floating(field.type)
+        else f"coalesce({lake.identifier(field.name)}::varchar, '')"
+        for field in rows.schema
+    )
+    with duckdb.connect() as connection:
+        connection.register("answer", rows)
+        return connection.execute(f"select {columns} from answer").fetchall()
 
 
 def show_connections(settings: Settings, screen: Console) -> None:
@@ -67,15 +96,14 @@ def show_connections(settings: Settings, screen: Console) -> None:
     script = publishing.connect_script(settings)
     loads = "\n".join(f"  LOAD {lake.quoted(str(lake.extension_file(name)))};" for name in lake.extensions(settings))
     screen.print(f"[bold]The published version is {version}.[/bold] A reader sees it whole, whatever is being built.\n")
-    screen.print("[bold]DuckDB[/bold] (any client of 1.5):")
+    screen.print(f"[bold]DuckDB[/bold] {duckdb.__version__}, for which these extensions are built:")
     _literal(
         screen,
         f"{loads}\n  {lake.attach_statement(settings, version)};\n  FROM lake.research.bars_1d_as_of('2024-05-01');\n",
     )
-    screen.print(
-        "[bold]DuckDB's shell and BI tools[/bold], always the last published version: run this script on connecting."
-    )
-    _literal(screen, f"  .read {script}\n")
+    screen.print("[bold]BI tools and DuckDB's shell[/bold] (.read FILE): a script to run on connecting, rewritten")
+    screen.print("by each publication, so that it always attaches the last published version:")
+    _literal(screen, f"  {script}\n")
     screen.print("[bold]Python[/bold]:")
     _literal(
         screen,

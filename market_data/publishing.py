@@ -137,6 +137,15 @@ def loaded_since(connection: duckdb.DuckDBPyConnection, release: Release | None)
     return bookkeeping.scalar(connection, f"{query} {release.last_load_seq if release else 0}")
 
 
+def quarantined_since(connection: duckdb.DuckDBPyConnection, release: Release | None) -> int:
+    """How many records of the loads since a release cannot be used."""
+    return bookkeeping.scalar(
+        connection,
+        "select sum(quarantined) from lake.observability.conservation where load_id in ("
+        f"select load_id from lake.observability.loads where load_seq > {release.last_load_seq if release else 0})",
+    )
+
+
 def restore_if_unfinished(connection: duckdb.DuckDBPyConnection, settings: Settings) -> bool:
     """Take back what a failed or killed run wrote, where the last run was one; whether it was."""
     if last_event(connection) not in UNFINISHED:

@@ -79,11 +79,11 @@ def show(settings: Settings, screen: Console) -> None:
         pad_edge=False,
     )
     any_refused = any(row[2] for row in rows)
-    for name in ("feed", "loads", "refused", "records", "quarantined", "adds up", "last load", "age"):
+    for name in ("feed", "loads", "refused", "records", "quarantined", "adds up", "age", "last load"):
         if name == "refused" and not any_refused:
             continue
         is_number = name in ("loads", "refused", "records", "quarantined")
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=name != "age")
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=True)
     for feed, loads, refused, records, quarantined, conserved, last, age in rows:
         objective = objectives.get(feed)
         is_late = age is not None and objective and age > 60 * int(objective)
@@ -94,8 +94,8 @@ def show(settings: Settings, screen: Console) -> None:
             f"{records:,}",
             f"{quarantined:,}" if quarantined else "",
             "[green]yes[/green]" if conserved else "[red]NO[/red]",
-            last or "",
             f"[yellow]{_age(age)}, late[/yellow]" if is_late else _age(age),
+            last or "",
         )
     screen.print(table)
     if unseen:

@@ -609,3 +609,11 @@ def test_memory_is_bounded(tmp_path: Path, feed: str, head: str, record: str, ta
     assert records == blocks * 10_000 + bool(tail)
     assert peak_mib < 500, f"{peak_mib} MiB at the peak"
     path.unlink()
+
+
+def test_a_delivery_still_to_come_is_refused(settings: Settings, raw: Path, write: Write) -> None:
+    """A typed year too many would hide every correction until then."""
+    path = write("alfred_GDP_fetched_2024-11-03.json", GDP)
+    refused(one(path, "alfred_observations", settings, delivered_at="2200-11-03"), raw, "still to come")
+    later = write("alfred_GDP_fetched_2200-11-03.json", GDP)
+    refused(one(later, "alfred_observations", settings), raw, "still to come")
