@@ -43,7 +43,7 @@ check: $(STAMP) ## lint, formatting, types, SQL and the dbt project; changes not
 	@echo "check: all clean"
 
 test: check ## check, then all tests but the long ones (MDP_CAPTURES=DIR: where the real captures are)
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: $(STAMP) ## the long property runs
 	$(BIN)/pytest -m long $(ARGS)
