@@ -226,7 +226,7 @@ def sql(query: str, style: str | None, file: Path | None, version: int | None, r
         try:
             kinds = [statement.type.name for statement in duckdb.extract_statements(query)]
             if len(kinds) != 1 or kinds[0] not in ("SELECT", "EXPLAIN"):
-                fail("`mdp sql` takes one query (SELECT, FROM, DESCRIBE, EXPLAIN), and this is none, or several")
+                fail("`mdp sql` takes only queries, one at a time (SELECT, FROM, DESCRIBE, EXPLAIN)")
             answer = client.sql(query)
         except duckdb.Error as error:
             fail(str(error))
