@@ -1,7 +1,7 @@
 """What the lake knows of its own making: schema ``observability``, four tables that dbt does not build.
 
 ledger of the raw zone ── enter_loads ──> loads      one row per ledger entry taken in, numbered by load_seq
-dbt models              ── note_progress ─> progress  one row per model and window: the last load_seq it processed
+dbt models              ── note_progress ─> progress  one row per model: the last load_seq that it has processed
 dbt and mdp             ───────────────────> runs      one row per thing that happened to the head of the lake
 mdp build, mdp publish  ───────────────────> releases  one row per published version
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Sequence
 
 import duckdb
 import msgspec
@@ -50,13 +51,16 @@ _LOAD_COLUMNS = (
 
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the bookkeeping tables where they are not there yet."""
-    there = scalar(
-        connection,
-        "select count(*) from duckdb_tables() where database_name = 'lake' and schema_name = 'observability'"
-        " and table_name in ('loads', 'progress', 'runs', 'releases')",
-    )
-    if there < 4:
+    if not are_there(connection, NAMES):
         connection.execute(TABLES)
+
+
+def are_there(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> bool:
+    """Whether the lake has these tables of the schema ``observability``."""
+    rows = connection.execute(
+        "select table_name from duckdb_tables() where database_name = 'lake' and schema_name = 'observability'"
+    ).fetchall()
+    return set(names) <= {name for (name,) in rows}
 
 
 def scalar(connection: duckdb.DuckDBPyConnection, query: str) -> int:

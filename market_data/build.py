@@ -14,7 +14,7 @@ import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,6 @@ class Outcome:
     restored: bool
     other_code: bool = False
     quarantined: int = 0
-    messages: list[str] = field(default_factory=list)
 
 
 def build(settings: Settings, *, full_refresh: bool = False, progress: Progress | None = None) -> Outcome:

@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from loaders.settings import Settings
-from market_data import lake, publishing
+from market_data import bookkeeping, lake, publishing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -221,7 +221,7 @@ def published_version(settings: Settings) -> int:
     """The lake version that readers get. Raises ``NotPublishedError`` where there is none."""
     if lake.exists(settings):
         with lake.open_version(settings, None) as connection:
-            if publishing.is_kept(connection):
+            if bookkeeping.are_there(connection, ["releases"]):
                 release = publishing.published(connection)
                 if release:
                     return release.version

@@ -93,15 +93,6 @@ def published(connection: duckdb.DuckDBPyConnection) -> Release | None:
     return Release(*row) if row else None
 
 
-def is_kept(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether this lake has a list of releases at all."""
-    query = (
-        "select count(*) from duckdb_tables() where database_name = 'lake' and schema_name = 'observability'"
-        " and table_name = 'releases'"
-    )
-    return bookkeeping.scalar(connection, query) == 1
-
-
 def head(connection: duckdb.DuckDBPyConnection) -> int:
     """The snapshot id of the lake's head."""
     return bookkeeping.scalar(connection, "select id from lake.current_snapshot()")

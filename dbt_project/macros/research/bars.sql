@@ -20,7 +20,7 @@
 
 {#- The bars to make anew: those of changed trades and changed vendor bars, and the vendor's of every session with a
     changed trade, because a known trade takes the place of all of them. `of_trade`, `of_bar`: the period of each. -#}
-{% macro touched_bars(of_trade, of_bar, bar_interval) -%}
+{% macro touched_bars(of_trade, of_bar, bar_interval, dates) -%}
     {%- set trades = ref('int_trades__versioned') -%}
     {%- set bars = ref('int_bars__versioned') -%}
     select listing_id, {{ of_trade }} as period, session_date from {{ trades }} as trades where build_seq > {{ mark() }}
@@ -34,15 +34,16 @@
     semi join (
         select distinct listing_id, session_date from {{ trades }} where build_seq > {{ mark() }}
     ) as changed_sessions using (listing_id, session_date)
-    where bar_interval = '{{ bar_interval }}' and {{ in_dates('event_date', changed_dates()) }}
+    where bar_interval = '{{ bar_interval }}' and {{ in_dates('event_date', dates) }}
 {%- endmacro %}
 
 {#- Before the insert, in its transaction: the touched bars of the table are forgotten, and made anew by the model. -#}
 {% macro forget_touched_bars(of_trade, of_bar, bar_interval, period) -%}
     {%- if is_incremental() -%}
+    {%- set dates = changed_dates() -%}
     delete from {{ this }}
-    where {{ in_dates(period, changed_dates()) }} and (listing_id, {{ period }}) in (
-        select (listing_id, period) from ({{ touched_bars(of_trade, of_bar, bar_interval) }})
+    where {{ in_dates(period, dates) }} and (listing_id, {{ period }}) in (
+        select (listing_id, period) from ({{ touched_bars(of_trade, of_bar, bar_interval, dates) }})
     )
     {%- else -%}
     select 1
@@ -54,11 +55,12 @@
     no trade is known. `bar_end`: an expression for the period's end; `eligible`: which trades belong to such a bar.
 -#}
 {% macro bar_versions(of_trade, of_bar, bar_interval, bar_end, eligible) %}
-{%- set in_changed_dates = in_dates('event_date', changed_dates()) -%}
+{%- set dates = changed_dates() -%}
+{%- set in_changed_dates = in_dates('event_date', dates) -%}
 {%- set order = "struct_pack(a := event_time, b := coalesce(sequence, -1), c := coalesce(try_cast(trade_id as hugeint), -1), d := trade_id, e := coalesce(exchange, ''), f := price, g := size)" %}
 
 touched as (
-    {{ touched_bars(of_trade, of_bar, bar_interval) }}
+    {{ touched_bars(of_trade, of_bar, bar_interval, dates) }}
 ),
 
 sessions as (
