@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import logging
 import os
 import signal
 import sys
@@ -33,6 +34,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from loaders import logs
 from loaders.files import FileLoader, Outcome
 from loaders.ledger import ENTRIES, Ledger
 from loaders.paths import Found, expand
@@ -41,6 +43,8 @@ from loaders.registry import REGISTRY, Feed, RegistryError, find_feed, load_regi
 from loaders.settings import Settings, SettingsError
 from loaders.store import StoreError, open_store
 from loaders.times import parse_time
+
+log = logging.getLogger(__name__)
 
 SESSIONS = REGISTRY.parent / "sessions.csv"
 DAY_FIELDS = ("session_date", "date")
@@ -465,6 +469,17 @@ def show(report: Report, feed: Feed, screen: Console) -> None:
         lines.append("interrupted: nothing is half loaded; run it again to go on")
     for line in lines:
         screen.print(line, markup=False, highlight=False, soft_wrap=True)
+    logs.event(
+        log,
+        "backfill-interrupted" if report.interrupted else "backfill-ended",
+        f"{feed.name}: {lines[0]}",
+        on_screen=True,
+        feed=feed.name,
+        files=report.files,
+        records=report.records,
+        bytes=report.bytes,
+        days=dict(counts),
+    )
 
 
 def _shown(days: list[dt.date], longest: int = 12) -> str:

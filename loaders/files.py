@@ -11,6 +11,7 @@ repeated. A refusal stops neither the other files nor a later load of the same b
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +21,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from loaders import VERSION
+from loaders import VERSION, logs
 from loaders.captures import read_lines
 from loaders.documents import read_document
 from loaders.instruments import Instruments
@@ -33,6 +34,8 @@ from loaders.sources import Progress, Refusal, Source
 from loaders.store import Store, open_store
 from loaders.tables import read_table
 from loaders.times import compact, iso, parse_time
+
+log = logging.getLogger(__name__)
 
 Status = Literal["loaded", "unchanged", "redelivered", "refused"]
 LONGEST_ATTRIBUTE = 200
@@ -325,7 +328,20 @@ class FileLoader:
         return self._outcome(found, "refused", entry, f"refused: {error}")
 
     def _outcome(self, found: Found, status: Status, entry: Entry, message: str) -> Outcome:
-        return Outcome(path=_printable(found.given), status=status, entry=entry, message=message)
+        outcome = Outcome(path=_printable(found.given), status=status, entry=entry, message=message)
+        logs.event(
+            log,
+            f"file-{status}",
+            f"{outcome.path}: {message}",
+            logging.WARNING if status == "refused" else logging.INFO,
+            on_screen=True,
+            feed=entry.feed,
+            file=outcome.path,
+            records=entry.records,
+            bytes=entry.bytes,
+            load_id=entry.load_id,
+        )
+        return outcome
 
 
 def _attribute_problem(value: str) -> str | None:

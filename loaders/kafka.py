@@ -13,23 +13,26 @@ chain and Kafka do not fit together, loading stops and says what is missing.
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from loaders import failpoints
+from loaders import failpoints, logs
 from loaders.chain import Chain, Source, Sources
-from loaders.consumers import BrokerError, Consumer, KafkaPython, Membership, OutOfRange, Partition, StreamError
+from loaders.consumers import BrokerError, Consumer, Membership, OutOfRange, Partition, StreamError, connect
 from loaders.instruments import Instruments
 from loaders.lanes import Lane, SegmentLimits
 from loaders.ledger import zone_id
+from loaders.metrics import Metrics, Reading
 from loaders.records import records_table
 from loaders.registry import Feed
 from loaders.settings import MIB, Settings
 from loaders.store import StoreError, open_store
-from loaders.trouble import Say, Trouble
+from loaders.trouble import Trouble
 from loaders.until import Until, targets
 
 HELD_BYTES = 96 * MIB
@@ -37,10 +40,14 @@ HELD_BYTES = 96 * MIB
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 1.0
 """How often the partitions of other loaders are looked at, while waiting for them."""
+ANSWER_SECONDS = 2.0
+"""How long who asks for metrics waits for the brokers."""
 QUIET_SECONDS = 10.0
 """After so long without records, the brokers are asked whether they are there and still the same."""
 
 Accept = Literal["lost-records", "new-topic"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -67,17 +74,23 @@ class KafkaLoader:
         accept: Iterable[Accept] = (),
         session_seconds: float = 45.0,
         give_up_after: float = 300.0,
-        connect: Callable[[Membership], Consumer] = KafkaPython,
-        say: Say = lambda _: None,
+        connect: Callable[[Membership], Consumer] = connect,
+        metrics: Metrics | None = None,
     ) -> None:
         self._feeds = {feed.topic: feed for feed in feeds}
         self._settings, self._group, self._session_seconds = settings, group, session_seconds
         self._store = open_store(settings.raw, settings.s3)
         self._until, self._limits = until, limits or SegmentLimits()
-        self._accept, self._connect, self._say = frozenset(accept), connect, say
+        self._accept, self._connect = frozenset(accept), connect
+        self._metrics, self._ends = metrics or Metrics(), _Ends(settings, connect)
+        self._metrics.watch(self._readings, lambda: self._store.retries)
         self._stopping = False
-        self._brokers = Trouble(f"reading from Kafka at {settings.kafka}", give_up_after, say, lambda: self._stopping)
-        self._zone = Trouble(f"writing to {settings.raw}", give_up_after, say, lambda: self._stopping)
+
+        def patience(target: str) -> tuple[float, Callable[[], bool], Callable[[], object]]:
+            return give_up_after, lambda: self._stopping, self._metrics.retries.labels(target).inc
+
+        self._brokers = Trouble(f"reading from Kafka at {settings.kafka}", *patience("brokers"))
+        self._zone = Trouble(f"writing to {settings.raw}", *patience("raw zone"))
         self._client: Consumer
         self._sources: dict[str, Source] = {}
         self._chains: dict[Partition, Chain] = {}
@@ -101,7 +114,7 @@ class KafkaLoader:
 
     def _load(self) -> None:
         group = self._group or f"mdp-{zone_id(self._store)}"
-        self._client = self._connect(Membership(self._settings.kafka, group, self._session_seconds))
+        self._client = self._connect(Membership.by(self._settings, group, self._session_seconds))
         try:
             self._find_topics()
             self._client.join(self._feeds)
@@ -252,6 +265,7 @@ class KafkaLoader:
                     instruments=Instruments(feed.instrument_path, {}),
                     stop=self._targets.get(partition),
                 )
+                self._metrics.follow(feed.name, *partition)
             self._lanes[partition].ready = False
         gone = [self._lanes.pop(partition) for partition in self._lanes.keys() - changes.assigned]
         for lane in gone:
@@ -279,7 +293,15 @@ class KafkaLoader:
     def _note_loss(self, partition: Partition, chain: Chain, position: int, start: int) -> None:
         why = f"deleted from Kafka before they were loaded; accepted: offsets {position} to {start - 1}"
         if chain.skip(start, why):
-            self._say(f"{partition.topic}/{partition.number}: lost: {why}")
+            logs.event(
+                log,
+                "records-lost",
+                f"{partition.topic}/{partition.number}: lost: {why}",
+                logging.WARNING,
+                **_about(chain.source, partition),
+                first=position,
+                next=start,
+            )
 
     def _ask_brokers(self) -> None:
         for source in self._sources.values():
@@ -307,21 +329,87 @@ class KafkaLoader:
 
     def _flush(self, partition: Partition, lane: Lane) -> None:
         self._confirm(lane.chain.source)
+        started = time.monotonic()
         entry = lane.write(self._store)
+        seconds = time.monotonic() - started
         self._zone.over()
-        where = f"{partition.topic}/{partition.number}"
+        where, about = f"{partition.topic}/{partition.number}", _about(lane.chain.source, partition)
+        labels = (lane.feed.name, partition.topic, partition.number)
         if entry is None or entry.stream is None:
             self.totals.refused += 1
+            self._metrics.refused.labels(*labels).inc()
             lane.ready = False
             lane.restart(lane.first)
-            self._say(f"{where}: another loader has committed from offset {lane.first} on; going on behind it")
+            message = f"{where}: another loader has committed from offset {lane.first} on; going on behind it"
+            logs.event(log, "commit-refused", message, logging.WARNING, **about, first=lane.first)
             return
         if lane.reached:
             self._client.seek(partition, lane.next, still=True)
         self.totals.records += entry.records
         self.totals.bytes += entry.bytes or 0
         self.totals.segments += 1
-        self._say(f"{where}: {entry.records:,} records, offsets {entry.stream.first} to {entry.stream.next - 1}")
+        self._metrics.records.labels(*labels).inc(entry.records)
+        self._metrics.bytes.labels(*labels).inc(entry.bytes or 0)
+        self._metrics.segments.labels(*labels).inc()
+        self._metrics.commit_seconds.labels(*labels[:2]).observe(seconds)
+        logs.event(
+            log,
+            "segment-committed",
+            f"{where}: {entry.records:,} records, offsets {entry.stream.first} to {entry.stream.next - 1}",
+            **about,
+            first=entry.stream.first,
+            next=entry.stream.next,
+            records=entry.records,
+            bytes=entry.bytes,
+            seconds=round(seconds, 6),
+            load_id=entry.load_id,
+        )
         self._client.commit({partition: entry.stream.next})
         failpoints.reach("after-offsets")
         lane.chain.remember()
+
+    # Seeing it run.
+
+    def _readings(self) -> list[Reading]:
+        """Where the partitions are that this process reads. Called from the threads that metrics are asked on."""
+        lanes = {partition: lane for partition, lane in list(self._lanes.items()) if lane.placed}
+        ends = self._ends(lanes) if lanes else {}
+        return [
+            Reading(lane.feed.name, *partition, lane.first, ends.get(partition), lane.since)
+            for partition, lane in lanes.items()
+        ]
+
+
+class _Ends:
+    """Where partitions end in Kafka, over a connection of its own, asked for once a second at most."""
+
+    def __init__(self, settings: Settings, connect: Callable[[Membership], Consumer]) -> None:
+        self._membership, self._connect = Membership.by(settings), connect
+        self._lock = threading.Lock()
+        self._client: Consumer | None = None
+        self._asking: threading.Thread | None = None
+        self._asked_at = 0.0
+        self._known: dict[Partition, int] = {}
+
+    def __call__(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """Return the ends that are known within ANSWER_SECONDS; none where the brokers do not answer."""
+        with self._lock:
+            asking = self._asking
+            if asking is None or (not asking.is_alive() and time.monotonic() - self._asked_at >= LOOK_SECONDS):
+                asking = self._asking = threading.Thread(target=self._ask, args=(list(partitions),), daemon=True)
+                self._asked_at = time.monotonic()
+                asking.start()
+        asking.join(ANSWER_SECONDS)
+        return {} if asking.is_alive() else self._known
+
+    def _ask(self, partitions: list[Partition]) -> None:
+        try:
+            self._client = self._client or self._connect(self._membership)
+            self._known = {where: end for where, (_, end) in self._client.bounds(partitions).items()}
+        except (BrokerError, StreamError):
+            self._known = {}
+
+
+def _about(source: Source, partition: Partition) -> dict[str, Any]:
+    """What events say of the partition that they are about."""
+    return {"feed": source.feed, "topic": partition.topic, "partition": partition.number}

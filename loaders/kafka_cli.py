@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import logging
 import signal
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from loaders import failpoints
+from loaders import failpoints, logs
 from loaders.consumers import BrokerError, StreamError
-from loaders.kafka import Accept, KafkaLoader
 from loaders.lanes import SegmentLimits
 from loaders.registry import Feed, RegistryError, find_feed, load_registry
 from loaders.settings import Settings, SettingsError
 from loaders.sources import Refusal
 from loaders.store import StoreError
 from loaders.until import Until, parse_until
+
+if TYPE_CHECKING:
+    from loaders.kafka import Accept
+
+log = logging.getLogger(__name__)
 
 
 @click.command("kafka")
@@ -67,6 +71,13 @@ from loaders.until import Until, parse_until
     metavar="SECONDS",
     help="How long to try again when the brokers or the raw zone fail.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Answer Prometheus at this port; 0 takes a free one, which is told.",
+)
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="The address to answer Prometheus at.")
 def load_kafka(
     names: tuple[str, ...],
     topic: str | None,
@@ -78,6 +89,8 @@ def load_kafka(
     accept: tuple[Accept, ...],
     session_seconds: float,
     give_up_after: float,
+    metrics_port: int | None,
+    metrics_host: str,
 ) -> None:
     """Load streams from Kafka, each record exactly once; brokers by MDP_KAFKA.
 
@@ -89,8 +102,11 @@ def load_kafka(
 
     What was loaded before is known from the raw zone's ledger: start, stop and kill it as you like. The exit code is 1
     where Kafka does not hold what comes next (retention, a topic made anew, another cluster): nothing is skipped unless
-    --accept says so.
+    --accept says so. What happens is told on the error stream, with MDP_LOG=json as one JSON object a line.
     """
+    from loaders.kafka import KafkaLoader
+    from loaders.metrics import Metrics
+
     try:
         settings = Settings.from_env()
         failpoints.arm(settings.failpoint)
@@ -98,6 +114,9 @@ def load_kafka(
         until = _until(until_text, feeds)
     except (RegistryError, SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error
+    metrics = Metrics()
+    if metrics_port is not None:
+        _serve(metrics, metrics_host, metrics_port)
     loader = KafkaLoader(
         feeds,
         settings,
@@ -107,7 +126,7 @@ def load_kafka(
         accept=accept,
         session_seconds=session_seconds,
         give_up_after=give_up_after,
-        say=_say,
+        metrics=metrics,
     )
 
     def stop(_number: int, _frame: Any) -> None:
@@ -121,10 +140,21 @@ def load_kafka(
         totals = loader.run()
     except (StreamError, StoreError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(
-        f"loaded {totals.records:,} records in {totals.segments:,} segments, {time.monotonic() - started:.1f} s"
-        + (f"; {totals.refused:,} segments were another loader's" if totals.refused else "")
+    seconds = time.monotonic() - started
+    message = f"loaded {totals.records:,} records in {totals.segments:,} segments, {seconds:.1f} s" + (
+        f"; {totals.refused:,} segments were another loader's" if totals.refused else ""
     )
+    click.echo(message)
+    logs.event(log, "ended", message, on_screen=True, **dataclasses.asdict(totals), seconds=round(seconds, 3))
+
+
+def _serve(metrics: Any, host: str, port: int) -> None:
+    try:
+        port = metrics.serve(host, port)
+    except OSError as error:
+        raise click.ClickException(f"metrics cannot be served at {host}:{port}: {error}") from error
+    url = f"http://{host}:{port}/metrics"
+    logs.event(log, "metrics-served", f"metrics are at {url}", url=url)
 
 
 @click.command("replay")
@@ -157,10 +187,13 @@ def replay_kafka(name: str, topic: str | None, first: str, stop: str) -> None:
     except (StreamError, BrokerError, StoreError) as error:
         raise click.ClickException(f"{error}; what was landed stays, run it again to go on") from error
     for part in replayed:
-        click.echo(
+        message = (
             f"{feed.topic}/{part.partition}, offsets {part.first} up to {part.stop}: {part.there:,} were there, "
             f"{part.filled:,} filled ({part.records:,} records), {part.missing:,} missing"
         )
+        click.echo(message)
+        fields = {"feed": feed.name, "topic": feed.topic, **dataclasses.asdict(part)}
+        logs.event(log, "range-replayed", message, on_screen=True, **fields)
     sys.exit(1 if any(part.missing for part in replayed) else 0)
 
 
@@ -255,8 +288,3 @@ def _until(text: str | None, feeds: list[Feed]) -> Until | None:
     if until.offsets and len(feeds) > 1:
         raise ValueError("--until with offsets is for a single feed")
     return until
-
-
-def _say(message: str) -> None:
-    with suppress(BrokenPipeError):
-        print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)  # noqa: T201

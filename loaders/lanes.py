@@ -49,6 +49,8 @@ class Lane:
     """When the oldest of what waits came, by the monotonic clock; None if nothing waits."""
     ready: bool = False
     """Whether the client reads from `next` on; not after an assignment or an error, until it is sought."""
+    placed: bool = False
+    """Whether `first` is known, from the chain."""
     _started_at: int = 0
     _waiting: list[pa.Table] = field(default_factory=list)
 
@@ -60,6 +62,7 @@ class Lane:
     def restart(self, position: int) -> None:
         """Forget what waits and go on from a position, the chain's end."""
         self.first = self.next = position
+        self.placed = True
         self.rows = self.bytes = 0
         self.since = None
         self._waiting = []

@@ -4,7 +4,14 @@ MDP_RAW        raw zone: a directory or s3://bucket/prefix           (./warehous
 MDP_LAKE       the lake's catalog: a SQLite file or postgres:…               (./warehouse/lake.sqlite)
 MDP_LAKE_DATA  the lake's files: a directory or s3://bucket/prefix   (./warehouse/lake)
 MDP_KAFKA      bootstrap servers                                     (127.0.0.1:9092)
+MDP_KAFKA_CLIENT    what reads from Kafka: kafka-python or confluent  (kafka-python)
+MDP_KAFKA_SECURITY  PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL       (PLAINTEXT)
+MDP_KAFKA_CA, MDP_KAFKA_CERT, MDP_KAFKA_KEY  PEM files: who signs the brokers' certificates; our own certificate and key
+MDP_KAFKA_SASL_MECHANISM  PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512      (SCRAM-SHA-512)
+MDP_KAFKA_USER, MDP_KAFKA_PASSWORD           who we are, with SASL
 MDP_LOCK_WAIT  seconds to wait for another writer of the lake       (600)
+MDP_LOG        how events are told on the error stream: text or json  (text)
+MDP_S3_TIMEOUT seconds without an answer after which a request to S3 is made again  (30)
 MDP_FAILPOINT  a point at which the process kills itself, for tests  (none; loaders/failpoints.py)
 MDP_SERVICES_DIR  where local services keep their files              (a temporary directory)
 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION or AWS_DEFAULT_REGION,
@@ -17,10 +24,15 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 MIB = 1 << 20
+
+KafkaClient = Literal["kafka-python", "confluent"]
+KAFKA_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
 class SettingsError(ValueError):
@@ -50,6 +62,28 @@ class S3Settings:
     session_token: str | None = field(default=None, repr=False)
     region: str | None = None
     endpoint: str | None = None
+    timeout_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class KafkaSecurity:
+    """How Kafka's brokers are spoken to, in Kafka's own words; the files are PEM."""
+
+    protocol: str = "PLAINTEXT"
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    mechanism: str | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def tls(self) -> bool:
+        return self.protocol.endswith("SSL")
+
+    @property
+    def sasl(self) -> bool:
+        return self.protocol.startswith("SASL_")
 
 
 @dataclass(frozen=True)
@@ -60,6 +94,8 @@ class Settings:
     lake: str
     lake_data: str
     kafka: str = "127.0.0.1:9092"
+    kafka_client: KafkaClient = "kafka-python"
+    kafka_security: KafkaSecurity = KafkaSecurity()
     services_dir: str | None = None
     failpoint: str | None = None
     s3: S3Settings = S3Settings()
@@ -92,6 +128,8 @@ class Settings:
             lake=lake,
             lake_data=_lake_data(env, lake),
             kafka=env.get("MDP_KAFKA", "127.0.0.1:9092"),
+            kafka_client=_kafka_client(env.get("MDP_KAFKA_CLIENT", "kafka-python")),
+            kafka_security=_kafka_security(env),
             services_dir=_place("MDP_SERVICES_DIR", env["MDP_SERVICES_DIR"]) if "MDP_SERVICES_DIR" in env else None,
             failpoint=env.get("MDP_FAILPOINT"),
             lock_wait_seconds=_seconds("MDP_LOCK_WAIT", env.get("MDP_LOCK_WAIT", "600")),
@@ -101,8 +139,53 @@ class Settings:
                 session_token=env.get("AWS_SESSION_TOKEN"),
                 region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION"),
                 endpoint=env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
+                timeout_seconds=_seconds("MDP_S3_TIMEOUT", env.get("MDP_S3_TIMEOUT", "30")),
             ),
         )
+
+
+def log_style() -> Literal["text", "json"]:
+    """Return how events are told, which a program must know before it reads its other settings."""
+    style = os.environ.get("MDP_LOG") or "text"
+    if style not in ("text", "json"):
+        raise SettingsError(f"MDP_LOG is {style!r}; give text or json")
+    return "json" if style == "json" else "text"
+
+
+def _kafka_client(value: str) -> KafkaClient:
+    if value == "kafka-python" or value == "confluent":
+        return value
+    raise SettingsError(f"MDP_KAFKA_CLIENT is {value!r}; give kafka-python or confluent")
+
+
+def _kafka_security(env: Mapping[str, str]) -> KafkaSecurity:
+    """Return how the brokers are spoken to. Raises SettingsError where something is missing or would be ignored."""
+    protocol = env.get("MDP_KAFKA_SECURITY", "PLAINTEXT").upper()
+    if protocol not in KAFKA_PROTOCOLS:
+        raise SettingsError(f"MDP_KAFKA_SECURITY is {protocol!r}; give one of {', '.join(KAFKA_PROTOCOLS)}")
+    names = {name: f"MDP_KAFKA_{name.upper()}" for name in ("ca", "cert", "key", "user", "password")}
+    values = {name: env.get(variable) for name, variable in names.items()}
+    found = KafkaSecurity(protocol, mechanism=None, **values)
+    mechanism = env.get("MDP_KAFKA_SASL_MECHANISM")
+    ignored = [] if found.tls else ["ca", "cert", "key"]
+    ignored += [] if found.sasl else ["user", "password"]
+    for name in ignored:
+        if values[name]:
+            fitting = "SASL_SSL" if name in ("user", "password") else "SSL or SASL_SSL"
+            raise SettingsError(
+                f"{names[name]} is set, and MDP_KAFKA_SECURITY is {protocol}, which does not use it: give {fitting}"
+            )
+    if (found.cert is None) != (found.key is None):
+        raise SettingsError("MDP_KAFKA_CERT and MDP_KAFKA_KEY belong together: set both, or neither")
+    if not found.sasl:
+        return found
+    mechanism = (mechanism or "SCRAM-SHA-512").upper()
+    if mechanism not in SASL_MECHANISMS:
+        raise SettingsError(f"MDP_KAFKA_SASL_MECHANISM is {mechanism!r}; give one of {', '.join(SASL_MECHANISMS)}")
+    for name in ("user", "password"):
+        if not values[name]:
+            raise SettingsError(f"MDP_KAFKA_SECURITY is {protocol}: set MDP_KAFKA_USER and MDP_KAFKA_PASSWORD too")
+    return replace(found, mechanism=mechanism)
 
 
 def _place(name: str, value: str) -> str:

@@ -9,6 +9,7 @@ are listed in the order of their bytes, the same in both. Objects are never chan
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -19,8 +20,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from loaders import logs
 from loaders.settings import MIB, S3Settings
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 PART_BYTES = 16 * MIB
 """Size of the parts in which a large object goes to S3; 10,000 parts at most, so 160 GB an object."""
@@ -40,6 +43,9 @@ class Sink(Protocol):
 
 class Store(ABC):
     """A place of objects under keys. Every method raises StoreError when the place itself fails."""
+
+    retries = 0
+    """How many requests have been made again since the store was opened."""
 
     @abstractmethod
     def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -239,8 +245,8 @@ class S3Store(Store):
             region_name=s3.region or "us-east-1",
             endpoint_url=s3.endpoint,
             config=Config(
-                connect_timeout=10,
-                read_timeout=60,
+                connect_timeout=min(10.0, s3.timeout_seconds),
+                read_timeout=s3.timeout_seconds,
                 retries={"total_max_attempts": 1},
                 s3={"addressing_style": "path" if s3.endpoint else "auto"},
                 # Checksums beyond the signature's are a dialect that other servers than Amazon's may refuse.
@@ -339,10 +345,13 @@ class S3Store(Store):
                     raise
                 if status == 404 and _code(error) != "NoSuchBucket":
                     raise FileNotFoundError(key) from error
+                where, seconds = f"s3://{self.bucket}/{self._base}{key}", 0.4 * 2**attempt
                 if (status not in (0, 408, 409, 429) and status < 500) or attempt == ATTEMPTS - 1:
-                    where = f"s3://{self.bucket}/{self._base}{key}"
                     raise StoreError(f"S3 did not take or give {where}: {error}") from error
-            time.sleep(0.4 * 2**attempt)
+                self.retries += 1
+                message = f"S3 did not take or give {where} ({error}); trying again in {seconds:.1f} s"
+                logs.event(log, "store-retry", message, logging.WARNING, key=key, status=status, seconds=seconds)
+            time.sleep(seconds)
         raise AssertionError("unreachable")
 
 

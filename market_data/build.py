@@ -11,19 +11,24 @@ import contextlib
 import gc
 import hashlib
 import io
+import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from loaders import logs
 from loaders.registry import REGISTRY
 from loaders.settings import Settings, user_cache
 from market_data import bookkeeping, lake, lock, publishing
+
+log = logging.getLogger(__name__)
 
 PROJECT = REGISTRY.parent.parent
 Progress = Callable[[str, int, int], None]
@@ -56,6 +61,28 @@ def build(settings: Settings, *, full_refresh: bool = False, progress: Progress 
     Raises ``BuildFailedError`` when a model or a test fails (readers then keep the version they had) and
     ``lock.LakeBusyError`` when another writer holds the lake for longer than MDP_LOCK_WAIT.
     """
+    started = time.monotonic()
+    logs.event(log, "build-started", "building", on_screen=True, full_refresh=full_refresh)
+    try:
+        outcome = _build(settings, full_refresh, progress)
+    except BuildFailedError as error:
+        seconds = round(time.monotonic() - started, 3)
+        message = f"the build failed: {error}"
+        logs.event(
+            log, "build-failed", message, logging.ERROR, on_screen=True, failures=error.failures, seconds=seconds
+        )
+        raise
+    name, message = (
+        ("version-published", f"published version {outcome.version}")
+        if outcome.built
+        else ("nothing-new", f"nothing new: version {outcome.version} stands")
+    )
+    seconds = round(time.monotonic() - started, 3)
+    logs.event(log, name, message, on_screen=True, **asdict(outcome), seconds=seconds)
+    return outcome
+
+
+def _build(settings: Settings, full_refresh: bool, progress: Progress | None) -> Outcome:
     with lock.writers_lock(settings):
         with _writing(settings) as connection:
             restored = publishing.restore_if_unfinished(connection, settings)

@@ -6,6 +6,7 @@ mdp demo does all of it on a world of its own.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,14 +18,17 @@ import duckdb
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from loaders import logs
 from loaders.backfill import backfill
 from loaders.cli import load
 from loaders.kafka_cli import capture, load_kafka, replay_kafka
 from loaders.registry import RegistryError, find_feed, load_registry
-from loaders.settings import Settings, SettingsError
+from loaders.settings import Settings, SettingsError, log_style
 from loaders.store import StoreError
 from market_data import lock
 from market_data.client import NotPublishedError
+
+log = logging.getLogger(__name__)
 
 screen = Console(width=None if sys.stdout.isatty() else 120)
 notes = Console(stderr=True)
@@ -35,7 +39,13 @@ class _Commands(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         try:
+            logs.configure(log_style())
             return super().invoke(context)
+        except click.ClickException as error:
+            if logs.style() == "text":
+                raise
+            logs.event(log, "failed", error.format_message(), logging.ERROR)
+            sys.exit(error.exit_code)
         except (SettingsError, RegistryError, StoreError, NotPublishedError, lock.LakeBusyError) as error:
             fail(str(error))
         except duckdb.Error as error:
@@ -46,7 +56,10 @@ class _Commands(click.Group):
 
 def fail(message: str) -> NoReturn:
     """Say what is wrong, and leave with exit code 1."""
-    notes.print(f"[red]mdp:[/red] {message}", highlight=False, soft_wrap=True)
+    if logs.style() == "json":
+        logs.event(log, "failed", message, logging.ERROR)
+    else:
+        notes.print(f"[red]mdp:[/red] {message}", highlight=False, soft_wrap=True)
     sys.exit(1)
 
 
@@ -168,7 +181,7 @@ def _verify_ledger(feed: str | None, hashes: bool) -> None:
 
 
 def _failed(what: str, failures: list[str], settings: Settings) -> NoReturn:
-    for failure in failures:
+    for failure in failures if logs.style() == "text" else ():
         notes.print(f"[red]✗[/red] {failure}", highlight=False, soft_wrap=True)
     fail(f"{what} (log: {settings.state_dir / 'logs' / 'dbt.log'})")
 
