@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from loaders.captures import read_lines
 from loaders.consumers import StreamError
 from loaders.instruments import Instruments
+from loaders.kafka_python import client_options, refused
 from loaders.records import RECEIVED
 from loaders.registry import Feed
 from loaders.settings import Settings
@@ -64,14 +65,14 @@ def publish(path: Path, feed: Feed, sending: Sending, settings: Settings, progre
     symbol = sending.symbol or _only_symbol(path, feed, settings)
     try:
         partitions = _prepare_topic(sending, settings)
-        producer = KafkaProducer(
-            bootstrap_servers=settings.kafka.split(","), linger_ms=20, compression_type="lz4", batch_size=1 << 18
-        )
+        producer = KafkaProducer(**_brokers(settings), linger_ms=20, compression_type="lz4", batch_size=1 << 18)
         try:
             return _send(producer, path, feed, sending, settings, symbol, partitions, progress)
         finally:
             producer.close()
     except KafkaError as error:
+        if told := refused(error):
+            raise told from error
         raise StreamError(
             f"Kafka at {settings.kafka} does not take the capture: {error or type(error).__name__}"
         ) from error
@@ -171,12 +172,16 @@ def _only_symbol(path: Path, feed: Feed, settings: Settings) -> str | None:
     return symbols.pop() if len(symbols) == 1 else None
 
 
+def _brokers(settings: Settings) -> dict[str, Any]:
+    return client_options(settings.kafka, settings.kafka_security)
+
+
 def _prepare_topic(sending: Sending, settings: Settings) -> int:
     """See to it that the topic is there and keeps everything; return the number of its partitions."""
     from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 
     keeping = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
-    admin = KafkaAdminClient(bootstrap_servers=settings.kafka.split(","))
+    admin = KafkaAdminClient(**_brokers(settings))
     try:
         (found,) = admin.describe_topics([sending.topic])
         if found["error_code"] == 3:

@@ -3,9 +3,9 @@
     Batch (offsets, timestamps, keys, values, headers) ── records_table ──▶ payload, key, source_partition,
                                                           source_position, source_time, headers, instrument
 
-Bytes are kept exactly; a tombstone is a null payload. `source_time` is the header `received_ns` where there is
-one (the exact time of receipt, in nanoseconds), else Kafka's timestamp. The instrument is the record's key, or
-what its payload says where there is no key that could be one.
+Bytes are kept exactly (ODD_NAME says how names of headers are); a tombstone is a null payload. `source_time` is the
+header `received_ns` where there is one (the exact time of receipt, in nanoseconds), else Kafka's timestamp. The
+instrument is the record's key, or what its payload says where there is no key that could be one.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loaders.consumers import Batch
+from loaders.consumers import Batch, Headers
 from loaders.instruments import Instruments
 from loaders.segments import HEADERS, TIME
 
 RECEIVED = "received_ns"
 MAX_MS = 9_223_372_036_854
 """The last millisecond that 64 bits of nanoseconds can hold."""
+ODD_NAME = "\ufffd"
+"""How the name of a header begins that is not UTF-8 (or that begins so itself); its bytes follow in hexadecimal."""
 _NANOSECONDS = r"^[0-8]?\d{1,18}$"
 _PLAIN = r"^[\x21-\x7e]{1,64}$"
-
-Headers = Sequence[Sequence[tuple[str, bytes | None]]]
 
 
 def records_table(batch: Batch, partition: int, instruments: Instruments) -> pa.Table:
@@ -55,7 +55,7 @@ def _times(timestamps: Sequence[int], received: pa.Array | None) -> pa.Array:
     return (times if received is None else pc.coalesce(received, times)).cast(TIME)
 
 
-def _headers(headers: Headers) -> tuple[pa.Array, pa.Array | None]:
+def _headers(headers: Sequence[Headers]) -> tuple[pa.Array, pa.Array | None]:
     """Return the headers as they came, and the times of receipt (ns) that they hold, None where none does."""
     counts = np.fromiter(map(len, headers), np.int32, len(headers))
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
@@ -63,7 +63,7 @@ def _headers(headers: Headers) -> tuple[pa.Array, pa.Array | None]:
     if not pairs:
         return pa.ListArray.from_arrays(offsets, pa.array([], HEADERS.value_type)), None
     names, contents = zip(*pairs, strict=True)
-    keys, values = pa.array(names, pa.string()), pa.array(contents, pa.binary())
+    keys, values = _names(names), pa.array(contents, pa.binary())
     lists = pa.ListArray.from_arrays(
         offsets, pa.StructArray.from_arrays([keys, values], fields=list(HEADERS.value_type))
     )
@@ -76,6 +76,26 @@ def _headers(headers: Headers) -> tuple[pa.Array, pa.Array | None]:
     received[where] = np.asarray(values.filter(usable).cast(pa.string()).cast(pa.int64()))
     missing[where] = False
     return lists, pa.array(received, mask=missing)
+
+
+def _names(names: Sequence[str]) -> pa.Array:
+    """Return names of headers as text that stands for their very bytes, see ODD_NAME."""
+    try:
+        keys = pa.array(names, pa.string())
+    except UnicodeEncodeError:
+        return pa.array(map(_name, names), pa.string())
+    if pc.any(pc.starts_with(keys, ODD_NAME)).as_py():
+        return pa.array(map(_name, names), pa.string())
+    return keys
+
+
+def _name(name: str) -> str:
+    try:
+        name.encode("utf-8", "strict").decode("utf-8")
+        odd = name.startswith(ODD_NAME)
+    except UnicodeError:
+        odd = True
+    return ODD_NAME + name.encode("utf-8", "surrogateescape").hex() if odd else name
 
 
 def _instrument(key: pa.Array, values: Sequence[bytes | None], instruments: Instruments) -> pa.Array:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loaders.chain import Chain, Source
-from loaders.consumers import BrokerError, Consumer, KafkaPython, Membership, Partition, StreamError
+from loaders.consumers import BrokerError, Consumer, Membership, Partition, StreamError, connect
 from loaders.instruments import Instruments
 from loaders.lanes import Lane, SegmentLimits
 from loaders.ledger import Stream
@@ -66,7 +66,7 @@ def replay(
     first: Bound,
     stop: Bound,
     limits: SegmentLimits | None = None,
-    connect: Callable[[Membership], Consumer] = KafkaPython,
+    connect: Callable[[Membership], Consumer] = connect,
 ) -> list[Replayed]:
     """Replay a range of all partitions of a feed's topic, `stop` not included.
 
@@ -74,7 +74,7 @@ def replay(
     zone does. What was landed until then stays; the same replay again goes on from there.
     """
     store = open_store(settings.raw, settings.s3)
-    client = connect(Membership(settings.kafka, None))
+    client = connect(Membership.by(settings))
     try:
         topic = client.topic(feed.topic)
         if topic is None:

@@ -86,6 +86,9 @@ class KafkaSecurity:
         return self.protocol.startswith("SASL_")
 
 
+PLAINTEXT = KafkaSecurity()
+
+
 @dataclass(frozen=True)
 class Settings:
     """Where the raw zone, the lake and the services are; every path absolute."""
@@ -95,7 +98,7 @@ class Settings:
     lake_data: str
     kafka: str = "127.0.0.1:9092"
     kafka_client: KafkaClient = "kafka-python"
-    kafka_security: KafkaSecurity = KafkaSecurity()
+    kafka_security: KafkaSecurity = PLAINTEXT
     services_dir: str | None = None
     failpoint: str | None = None
     s3: S3Settings = S3Settings()
@@ -153,9 +156,9 @@ def log_style() -> Literal["text", "json"]:
 
 
 def _kafka_client(value: str) -> KafkaClient:
-    if value == "kafka-python" or value == "confluent":
-        return value
-    raise SettingsError(f"MDP_KAFKA_CLIENT is {value!r}; give kafka-python or confluent")
+    if value not in ("kafka-python", "confluent"):
+        raise SettingsError(f"MDP_KAFKA_CLIENT is {value!r}; give kafka-python or confluent")
+    return "confluent" if value == "confluent" else "kafka-python"
 
 
 def _kafka_security(env: Mapping[str, str]) -> KafkaSecurity:
