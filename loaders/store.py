@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 PART_BYTES = 16 * MIB
 """Size of the parts in which a large object goes to S3; 10,000 parts at most, so 160 GB an object."""
-ATTEMPTS = 5
-"""How often a call to S3 is made before giving up; the waits between sum to about six seconds."""
+ATTEMPTS, FIRST_WAIT = 5, 0.4
+"""How often a call to S3 is made before giving up, and seconds after the first; all waits sum to six seconds."""
 
 
 class StoreError(OSError):
@@ -345,7 +345,7 @@ class S3Store(Store):
                     raise
                 if status == 404 and _code(error) != "NoSuchBucket":
                     raise FileNotFoundError(key) from error
-                where, seconds = f"s3://{self.bucket}/{self._base}{key}", 0.4 * 2**attempt
+                where, seconds = f"s3://{self.bucket}/{self._base}{key}", FIRST_WAIT * 2**attempt
                 if (status not in (0, 408, 409, 429) and status < 500) or attempt == ATTEMPTS - 1:
                     raise StoreError(f"S3 did not take or give {where}: {error}") from error
                 self.retries += 1
@@ -358,10 +358,14 @@ class S3Store(Store):
 def _status(error: Exception) -> int | None:
     """Return the HTTP status of an error of S3, 0 where no answer came, None for an error of another kind."""
     from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+    from botocore.exceptions import ConnectionError as NotConnectedError
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError  # botocore lets it pass where an answer breaks off in its middle
 
     if isinstance(error, ClientError):
         return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    return 0 if isinstance(error, HTTPClientError | IncompleteReadError) else None
+    unanswered = (HTTPClientError, IncompleteReadError, NotConnectedError, ResponseParserError, HTTPError)
+    return 0 if isinstance(error, unanswered) else None
 
 
 def _code(error: Exception) -> str:

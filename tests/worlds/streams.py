@@ -5,13 +5,14 @@ produce(...) ──▶ topic ── Zone.load(), Zone.start() ──▶ raw zone
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 
 from loaders.ledger import Entry, Ledger
 from loaders.settings import Settings
-from loaders.store import LocalStore
+from loaders.store import Store, open_store
 
 FEED = "binance_spot"
 WAIT = 60.0
@@ -66,9 +67,9 @@ def produce(bootstrap: str, topic: str, messages: Iterable[Message], **options: 
 
 def numbered(start: int, count: int, partitions: int = 1) -> list[Message]:
     """Trades whose numbers go on from `start`, over partitions in turn."""
+    trade = b'{"e":"trade","s":"BTCUSDT","t":%d,"p":"1","q":"1","T":1723161255342,"m":true}'
     return [
-        Message(b'{"e":"trade","s":"BTCUSDT","t":%d}' % number, b"BTCUSDT", partition=number % partitions)
-        for number in range(start, start + count)
+        Message(trade % number, b"BTCUSDT", partition=number % partitions) for number in range(start, start + count)
     ]
 
 
@@ -97,10 +98,15 @@ class Loader:
 
 @dataclass(frozen=True)
 class Zone:
-    """A raw zone below a directory."""
+    """A raw zone below a directory, or on S3 where `s3_raw` says so."""
 
     root: Path
     bootstrap: str
+    s3_raw: str | None = None
+    s3: Mapping[str, str] = field(default_factory=dict)
+    """How to reach S3, as environment variables."""
+    kafka: Mapping[str, str] = field(default_factory=dict)
+    """What else leads to Kafka, likewise: MDP_KAFKA_CLIENT and the like."""
 
     @property
     def raw(self) -> Path:
@@ -108,10 +114,18 @@ class Zone:
 
     @property
     def settings(self) -> Settings:
-        return Settings.from_env({"MDP_RAW": str(self.raw), "MDP_KAFKA": self.bootstrap})
+        return Settings.from_env(self._places)
+
+    @property
+    def store(self) -> Store:
+        return open_store(self.settings.raw, self.settings.s3)
+
+    @property
+    def _places(self) -> dict[str, str]:
+        return {"MDP_RAW": self.s3_raw or str(self.raw), "MDP_KAFKA": self.bootstrap, **self.s3, **self.kafka}
 
     def environment(self, failpoint: str | None = None) -> dict[str, str]:
-        env = {**os.environ, "MDP_RAW": str(self.raw), "MDP_KAFKA": self.bootstrap}
+        env = {**os.environ, **self._places}
         return {**env, "MDP_FAILPOINT": failpoint} if failpoint else env
 
     def command(self, topic: str, *arguments: str) -> list[str]:
@@ -150,13 +164,14 @@ class Zone:
             reader.join()
 
     def entries(self, kind: str = "stream") -> list[Entry]:
-        entries = Ledger(LocalStore(self.raw)).entries("kafka/")
+        entries = Ledger(self.store).entries("kafka/")
         return [entry for entry in entries if entry.kind == kind]
 
-    def table(self) -> pa.Table:
+    def table(self, columns: list[str] | None = None) -> pa.Table:
         """Everything that the ledger names, in the order of partition and offset."""
+        store = self.store
         files = [file.path for entry in self.entries() for file in entry.files]
-        tables = [pq.read_table(self.raw / path, partitioning=None) for path in files]
+        tables = [pq.read_table(io.BytesIO(store.get(path)), columns=columns) for path in files]
         if not tables:
             return pa.table({"source": [], "source_partition": [], "source_position": []})
         order = [(name, "ascending") for name in ("source", "source_partition", "source_position")]
@@ -167,8 +182,9 @@ class Zone:
 
     def positions(self) -> Counter[tuple[str, int, int]]:
         """How often each (topic, partition, offset) is there."""
-        table = self.table()
-        columns = [table[name].to_pylist() for name in ("source", "source_partition", "source_position")]
+        names = ["source", "source_partition", "source_position"]
+        table = self.table(names)
+        columns = [table[name].to_pylist() for name in names]
         return Counter(zip(*columns, strict=True))
 
     def check_chains(self) -> None:
