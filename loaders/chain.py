@@ -23,7 +23,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -59,6 +59,7 @@ class Source:
 
 class _Head(msgspec.Struct):
     next: int
+    loaded_at: str | None = None
 
 
 class _Known(msgspec.Struct):
@@ -78,6 +79,8 @@ class Chain:
         self._head = f"{HEADS}{self._prefix}.json"
         self._end: int | None = None
         self._unremembered = 0
+        self.loaded_at: str | None = None
+        """When the last link that `end` found was committed: ISO text in UTC; None if there is none."""
 
     def key(self, first: int) -> str:
         """Return the ledger key of the link that starts at a position."""
@@ -135,7 +138,7 @@ class Chain:
         """Keep the head, if enough links were added or followed since it was last kept, or `now` if any were."""
         if self._end is not None and self._unremembered >= (1 if now else HEAD_EVERY):
             with self._store.open_write(self._head) as sink:
-                sink.write(msgspec.json.encode(_Head(self._end)))
+                sink.write(msgspec.json.encode(_Head(self._end, self.loaded_at)))
             self._unremembered = 0
             failpoints.reach("after-head")
 
@@ -154,12 +157,14 @@ class Chain:
     def _follow(self, entry: Entry) -> None:
         if entry.stream is None or self._end is None or entry.stream.next <= self._end:
             raise ValueError(f"the ledger entry {entry.key} is damaged: it is no link of a chain")
-        self._end = entry.stream.next
+        self._end, self.loaded_at = entry.stream.next, entry.loaded_at
         self._unremembered += 1
 
     def _remembered(self) -> int | None:
         try:
-            return msgspec.json.decode(self._store.get(self._head), type=_Head).next
+            head = msgspec.json.decode(self._store.get(self._head), type=_Head)
+            self.loaded_at = head.loaded_at
+            return head.next
         except KeyError:
             pass
         last = None
@@ -193,6 +198,17 @@ class Chain:
         )
 
 
+def partitions(store: Store, source: Source) -> list[int]:
+    """Return the partitions of a topic that have a chain, at the cost of their number."""
+    names = (name.rpartition("/")[2].removesuffix(".json") for name in store.list(f"{HEADS}{source.prefix}/"))
+    found = {int(name) for name in names if name.isdigit()}
+    number = 0  # a chain whose head was never kept, since its loader was killed, has an origin
+    while number in found or store.exists(f"{ENTRIES}{source.prefix}/{number}/origin.json"):
+        found.add(number)
+        number += 1
+    return sorted(found)
+
+
 class Sources:
     """Which cluster and topic id a feed's topic has had: numbered objects, of which the last one holds."""
 
@@ -206,6 +222,12 @@ class Sources:
             return None
         known = msgspec.json.decode(self._store.get(names[-1]), type=_Known)
         return Source(feed, known.cluster, topic, known.topic_id)
+
+    def all(self) -> list[Source]:
+        """Return what each topic of each feed was last known as."""
+        folders = {tuple(name.removeprefix(SOURCES).split("/")[:2]) for name in self._store.list(SOURCES)}
+        found = (self.last(unquote(feed), unquote(topic)) for feed, topic in sorted(folders))
+        return [source for source in found if source is not None]
 
     def note(self, source: Source) -> None:
         """Let this be what the topic is known as from now on."""

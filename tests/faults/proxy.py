@@ -12,17 +12,14 @@ import http.client
 import socket
 import struct
 import threading
-import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
-Fault = Literal["500", "503", "reset", "silence", "reset after", "lost answer", "half an answer", "slow"]
-"""What happens instead of the answer. The last five let the server do what it was asked; "slow" answers late."""
+Fault = Literal["500", "503", "reset", "silence", "reset after", "lost answer", "half an answer"]
+"""What happens instead of the answer. The last three let the server do what it was asked."""
 
-WITHOUT_EFFECT: tuple[Fault, ...] = ("500", "503", "reset", "silence")
-SLOW_SECONDS = 3.0
 CODES = {"500": ("500 Internal Server Error", "InternalError"), "503": ("503 Slow Down", "SlowDown")}
 
 
@@ -37,7 +34,7 @@ class FaultProxy:
         self._every: tuple[Fault, int, int] | None = None
         self.met: Counter[str] = Counter()
         self.seen: Counter[str] = Counter()
-        self._closing = threading.Event()
+        self._healed = threading.Event()
         proxy = self
 
         class Handler(_Handler):
@@ -49,22 +46,25 @@ class FaultProxy:
 
     def fail(self, fault: Fault, kind: str, times: int = 1, after: int = 0) -> None:
         """Let the next requests of a kind meet a fault, `after` so many that do not."""
+        self._healed.clear()
         with self._lock:
             self._armed[kind] = (fault, times, after)
 
     def fail_each_kind(self, fault: Fault, times: int = 1) -> None:
         """Let the first requests of every kind meet a fault."""
+        self._healed.clear()
         with self._lock:
             self._every = (fault, times, 0)
 
     def heal(self) -> None:
-        """Let nothing fail any more."""
+        """Let nothing fail any more; who waits in silence is cut off."""
         with self._lock:
             self._armed.clear()
             self._every = None
+        self._healed.set()
 
     def close(self) -> None:
-        self._closing.set()
+        self.heal()
         self._server.shutdown()
         self._server.server_close()
 
@@ -93,18 +93,16 @@ class FaultProxy:
         finally:
             connection.close()
 
-    def wait(self, seconds: float) -> None:
-        self._closing.wait(seconds)
+    def be_silent(self) -> None:
+        self._healed.wait(60)
 
 
 def kind_of(method: str, path: str, headers: Any) -> str:
     """Name a request by what the loaders make it for."""
     url = urlsplit(path)
     query = parse_qs(url.query, keep_blank_values=True)
-    what = next(
-        (name for part, name in (("/_ledger/log/", "pointer"), ("/_ledger/entries/", "entry")) if part in url.path),
-        "note" if "/_ledger/" in url.path else "file",
-    )
+    parts = {"/origin.json": "origin", "/_ledger/log/": "pointer", "/_ledger/entries/": "entry", "/_ledger/": "note"}
+    what = next((name for part, name in parts.items() if part in url.path), "file")
     if "list-type" in query:
         return "list"
     if "uploads" in query:
@@ -137,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "reset":
             self._reset()
         elif fault == "silence":
-            self.owner.wait(60)
+            self.owner.be_silent()
             self._reset()
         elif fault in CODES:
             line, code = CODES[fault]
@@ -151,8 +149,6 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "reset after":
                 self._reset()
                 return
-            if fault == "slow":
-                time.sleep(SLOW_SECONDS)
             self._answer(status, headers, data, half=fault == "half an answer")
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve

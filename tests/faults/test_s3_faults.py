@@ -41,13 +41,15 @@ from market_data.lake import open_version
 if TYPE_CHECKING:
     from conftest import KafkaServer, S3Server
 
-FAULTS: tuple[Fault, ...] = tuple(fault for fault in get_args(Fault) if fault != "slow")
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 PART_BYTES = 5 << 20
 SMALL, LARGE = 200, 9
 """Records of a topic: in partition 1, and in partition 0, where they have 900 kB each."""
 MADE = {
     "list",
     "get note",
+    "get origin",
+    "put new origin",
     "get entry",
     "put new note",
     "put new pointer",
@@ -251,7 +253,7 @@ def test_a_file_that_cannot_be_loaded_now_is_loaded_later(lake: Lake, proxy: Fau
 def test_an_entry_of_which_every_answer_is_lost_is_ours(lake: Lake, proxy: FaultProxy) -> None:
     """The store gives up, the entry is there: the loader finds it in the chain, and goes on behind it."""
     topic = new_topic(lake)
-    proxy.fail("lost answer", "put new entry", times=loaders.store.ATTEMPTS, after=1)
+    proxy.fail("lost answer", "put new entry", times=loaders.store.ATTEMPTS)
     totals = load_stream(lake.zone(proxy.endpoint), topic)
     assert totals.refused == 0, "our own entry was taken for another loader's"
     assert lake.positions(topic) == SENT[topic]
