@@ -209,11 +209,21 @@ def _tell(outcome: Any) -> None:
 
 
 @main.command()
-def status() -> None:
-    """Show, per feed: the last load, rows, what was quarantined, and how fresh it is."""
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def status(as_json: bool) -> None:
+    """Show, per feed: the last load, rows, what was quarantined, and how fresh it is; for streams, the lag too.
+
+    Lag is by offsets: what the brokers have and the ledger has not. Brokers that do not answer within three seconds
+    are told, and what the ledger says is shown.
+    """
     from market_data import status as overview
 
-    overview.show(Settings.from_env(), screen)
+    settings = Settings.from_env()
+    found = overview.overview(settings)
+    if as_json:
+        click.echo(overview.as_json(found))
+    else:
+        overview.show(found, settings.raw, screen)
 
 
 @main.command()

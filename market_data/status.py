@@ -1,23 +1,32 @@
-"""`mdp status`: what came when, feed by feed.
+"""`mdp status`: what came when, feed by feed, and how far streams are behind, partition by partition.
 
 raw zone's ledger, as the lake entered it ──┐
 conservation of the published version ──────┼──> one line a feed
 registry's freshness objective ─────────────┘
+raw zone's chains, brokers ────────────────────> one line a partition
 """
 
 from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from loaders.lag import Lag, Lags, lags
 from loaders.ledger import Ledger
 from loaders.registry import load_registry
 from loaders.settings import Settings
 from loaders.store import open_store
+from loaders.times import parse_time
 from market_data import bookkeeping, lake, publishing
 from market_data.client import NotPublishedError, published_version
+
+NUMBERS = {"loads", "refused", "records", "quarantined", "partition", "loaded up to", "starts at", "ends at", "behind"}
 
 PER_FEED = """
 with loaded as (
@@ -56,53 +65,129 @@ order by feed
 """
 
 
-def show(settings: Settings, screen: Console) -> None:
-    """Print one line a feed. Times are UTC."""
+@dataclass(frozen=True)
+class FeedStatus:
+    """One feed, as the published version has it. `age` is seconds since its last load."""
+
+    feed: str
+    loads: int
+    refused: int
+    records: int
+    quarantined: int
+    is_conserved: bool
+    last_loaded_at: str | None
+    age: int | None
+    is_late: bool
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What `mdp status` shows; without a published version only what is in the raw zone."""
+
+    version: int | None
+    feeds: list[FeedStatus]
+    waiting: int
+    """Ledger entries that the version has not taken in."""
+    is_unfinished: bool
+    """Whether the last run failed or is under way."""
+    kafka: Lags
+    note: str | None = None
+
+
+def overview(settings: Settings) -> Overview:
+    """Gather it. Brokers are asked only where a stream was loaded, and not for long."""
+    behind = lags(settings)
     try:
         version = published_version(settings)
     except NotPublishedError as error:
         waiting = sum(entry is not None for _, entry in Ledger(open_store(settings.raw, settings.s3)).since(None))
-        screen.print(f"{waiting} loads are in the raw zone {settings.raw}; {error}", soft_wrap=True)
-        return
+        return Overview(None, [], waiting, is_unfinished=False, kafka=behind, note=str(error))
     with lake.open_version(settings, version) as connection:
         rows = connection.execute(PER_FEED).fetchall()
         # A refusal alone makes no new version (market_data/build.py).
-        unseen = sum(entry.outcome == "loaded" for _, entry in bookkeeping.unseen_entries(connection, settings))
+        waiting = sum(entry.outcome == "loaded" for _, entry in bookkeeping.unseen_entries(connection, settings))
     objectives = {name: feed.row["freshness_minutes"] for name, feed in load_registry().items()}
+    feeds = []
+    for feed, loads, refused, records, quarantined, conserved, last, age in rows:
+        objective = objectives.get(feed)
+        is_late = bool(age and objective and age > 60 * int(objective))
+        feeds.append(FeedStatus(feed, loads, refused, records, quarantined, conserved, last, age, is_late))
+    with lake.open_version(settings, None) as head:
+        is_unfinished = publishing.last_event(head) in publishing.UNFINISHED
+    return Overview(version, feeds, waiting, is_unfinished, behind)
+
+
+def as_json(found: Overview) -> str:
+    """Return it as one JSON object."""
+    told = asdict(found)
+    for line, lag in zip(told["kafka"]["partitions"], found.kafka.partitions, strict=True):
+        line["behind"] = lag.behind
+    return json.dumps(told)
+
+
+def show(found: Overview, raw: str, screen: Console) -> None:
+    """Print one line a feed, then one a partition. Times are UTC."""
+    if found.version is None:
+        screen.print(f"{found.waiting} loads are in the raw zone {raw}; {found.note}", soft_wrap=True)
+    else:
+        _show_feeds(found, screen)
+    if found.kafka.partitions:
+        _show_lags(found.kafka.partitions, screen)
+    for note in found.kafka.notes:
+        screen.print(f"[yellow]{escape(note)}[/yellow]", soft_wrap=True, highlight=False)
+
+
+def _table(title: str, *columns: str) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         header_style="bold",
-        title=f"version {version}, times in UTC",
+        title=title,
         title_justify="left",
         padding=(0, 1, 0, 0),
         show_edge=False,
         pad_edge=False,
     )
-    any_refused = any(row[2] for row in rows)
-    for name in ("feed", "loads", "refused", "records", "quarantined", "adds up", "age", "last load"):
-        if name == "refused" and not any_refused:
-            continue
-        is_number = name in ("loads", "refused", "records", "quarantined")
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=True)
-    for feed, loads, refused, records, quarantined, conserved, last, age in rows:
-        objective = objectives.get(feed)
-        is_late = age is not None and objective and age > 60 * int(objective)
+    for name in columns:
+        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)
+    return table
+
+
+def _show_feeds(found: Overview, screen: Console) -> None:
+    any_refused = any(feed.refused for feed in found.feeds)
+    names = ("feed", "loads", "refused", "records", "quarantined", "adds up", "age", "last load")
+    columns = [name for name in names if any_refused or name != "refused"]
+    table = _table(f"version {found.version}, times in UTC", *columns)
+    for feed in found.feeds:
         table.add_row(
-            escape(feed),
-            f"{loads:,}",
-            *([f"{refused:,}" if refused else ""] if any_refused else []),
-            f"{records:,}",
-            f"{quarantined:,}" if quarantined else "",
-            "[green]yes[/green]" if conserved else "[red]NO[/red]",
-            f"[yellow]{_age(age)}, late[/yellow]" if is_late else _age(age),
-            last or "",
+            escape(feed.feed),
+            f"{feed.loads:,}",
+            *([f"{feed.refused:,}" if feed.refused else ""] if any_refused else []),
+            f"{feed.records:,}",
+            f"{feed.quarantined:,}" if feed.quarantined else "",
+            "[green]yes[/green]" if feed.is_conserved else "[red]NO[/red]",
+            f"[yellow]{_age(feed.age)}, late[/yellow]" if feed.is_late else _age(feed.age),
+            feed.last_loaded_at or "",
         )
     screen.print(table)
-    if unseen:
-        screen.print(f"{unseen} ledger entries are not in this version yet: `mdp build` takes them in")
-    with lake.open_version(settings, None) as head:
-        if publishing.last_event(head) in publishing.UNFINISHED:
-            screen.print("[yellow]the last run failed or is under way[/yellow]; readers have the version above")
+    if found.waiting:
+        screen.print(f"{found.waiting} ledger entries are not in this version yet: `mdp build` takes them in")
+    if found.is_unfinished:
+        screen.print("[yellow]the last run failed or is under way[/yellow]; readers have the version above")
+
+
+def _show_lags(lags: list[Lag], screen: Console) -> None:
+    """Offsets, not records: Kafka may leave some out. What is not known is left blank."""
+    table = _table(
+        "Kafka, by offsets", "feed", "topic", "partition", "loaded up to", "starts at", "ends at", "behind", "age"
+    )
+    now = time.time_ns()
+    for lag in lags:
+        numbers = (lag.loaded, lag.start, lag.end, lag.behind)
+        loaded, start, end, behind = ("" if number is None else f"{number:,}" for number in numbers)
+        age = "" if lag.loaded_at is None else _age((now - parse_time(lag.loaded_at)) // 10**9)
+        behind = f"[yellow]{behind}[/yellow]" if lag.behind else behind
+        table.add_row(escape(lag.feed), escape(lag.topic), str(lag.partition), loaded, start, end, behind, age)
+    screen.print(table)
 
 
 def _age(seconds: int | None) -> str:

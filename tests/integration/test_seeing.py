@@ -183,3 +183,42 @@ def test_metrics_need_no_loader() -> None:
     metrics.retries.labels("builds").inc()
     now = Scrape(f"http://127.0.0.1:{metrics.serve('127.0.0.1', 0)}/metrics")
     assert now.samples["mdp_retries_total"] == {(("target", "builds"),): 1}
+
+
+def test_status_shows_the_lag_of_each_partition(zone: Zone, kafka_server: KafkaServer) -> None:
+    """One partition loaded to its end, one behind, one with records deleted before they were loaded, one empty."""
+    from kafka import TopicPartition
+    from kafka.admin import KafkaAdminClient
+
+    def status(zone: Zone, *arguments: str) -> subprocess.CompletedProcess[str]:
+        lake = {"MDP_LAKE": str(zone.root / "lake.sqlite")}
+        main = [sys.executable, "-m", "market_data.cli", "status", *arguments]
+        env = {**zone.environment(), **lake}
+        return subprocess.run(main, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    nowhere = replace(zone, bootstrap="127.0.0.1:9")
+    assert "Kafka" not in status(nowhere).stdout, "no stream was ever loaded"
+    topic = kafka_server.new_topic(4)
+    produce(zone.bootstrap, topic, numbered(0, 30, partitions=3))
+    assert zone.load(topic, until="0:10,1:6,2:3").returncode == 0
+    admin = KafkaAdminClient(bootstrap_servers=zone.bootstrap)
+    admin.delete_records({TopicPartition(topic, 2): 5})
+    admin.close()
+
+    told = json.loads(status(zone, "--json").stdout)["kafka"]
+    found = {line["partition"]: line for line in told["partitions"]}
+    shown = {
+        number: tuple(line[name] for name in ("loaded", "start", "end", "behind")) for number, line in found.items()
+    }
+    assert shown == {0: (10, 0, 10, 0), 1: (6, 0, 10, 4), 2: (3, 5, 10, 5), 3: (0, 0, 0, 0)}
+    assert {(line["feed"], line["topic"]) for line in found.values()} == {(FEED, topic)}
+    assert told["notes"] == [f"{topic}/2: offsets 3 to 4 were deleted before they were loaded"]
+    assert found[0]["loaded_at"] and found[3]["loaded_at"] is None
+    lines = [line.split() for line in status(zone).stdout.splitlines() if line.startswith(FEED)]
+    assert [line[2:7] for line in lines[:2]] == [["0", "10", "0", "10", "0"], ["1", "6", "0", "10", "4"]]
+
+    away = status(nowhere)
+    assert "Kafka at 127.0.0.1:9 cannot be reached" in away.stdout
+    lines = [line.split() for line in away.stdout.splitlines() if line.startswith(FEED)]
+    assert [line[2:4] for line in lines] == [["0", "10"], ["1", "6"], ["2", "3"], ["3", "0"]]
+    assert all(line[-1] == "s" for line in lines[:3]), "how old the last load is"
