@@ -25,7 +25,22 @@ POINTS = (
 )
 """In the order in which a loader reaches them: the steps are origin, files, pointer, entry, offsets, head."""
 
-_POINT = re.compile(rf"(?P<name>{'|'.join(POINTS)})(?::(?P<count>[1-9]\d*))?(?::(?P<stop>stop))?")
+SEAL_POINTS = (
+    "before-sealed-files",
+    "between-sealed-files",
+    "after-sealed-files",
+    "after-proof",
+    "after-pointer",
+    "after-seal",
+    "before-removal",
+    "after-removal-entry",
+    "between-removed-files",
+    "after-removal",
+)
+"""In the order in which `mdp seal` reaches them; a removal commits an entry, and so has an after-pointer, too."""
+
+_NAMES = tuple(dict.fromkeys((*POINTS, *SEAL_POINTS)))
+_POINT = re.compile(rf"(?P<name>{'|'.join(_NAMES)})(?::(?P<count>[1-9]\d*))?(?::(?P<stop>stop))?")
 _left: dict[str, int] = {}
 _signal: dict[str, signal.Signals] = {}
 
@@ -37,7 +52,7 @@ def arm(text: str | None) -> None:
         return
     match = _POINT.fullmatch(text)
     if match is None:
-        raise ValueError(f"MDP_FAILPOINT is {text!r}; give one of {', '.join(POINTS)}, then perhaps :COUNT, :stop")
+        raise ValueError(f"MDP_FAILPOINT is {text!r}; give one of {', '.join(_NAMES)}, then perhaps :COUNT, :stop")
     _left[match["name"]] = int(match["count"] or 1)
     _signal[match["name"]] = signal.SIGSTOP if match["stop"] else signal.SIGKILL
 

@@ -4,8 +4,8 @@
                     _ledger/entries/<key>.json                the entry, only if absent, written last
 
 A reader asks `since(cursor)` for what is new: it lists pointers after the one it remembers, so that the
-cost follows the news, not the history. A pointer whose entry is missing belongs to a load that has not
-finished, or never will: an entry follows its pointer within POINTER_LIFE, or gets a fresh pointer.
+cost follows the news, not the history, and reads several at a time. A pointer whose entry is missing belongs to a
+load that has not finished, or never will: an entry follows its pointer within POINTER_LIFE, or gets a fresh one.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
 from loaders import failpoints
+from loaders.reading import THREADS, in_threads
 from loaders.store import Store
 from loaders.times import iso
 
@@ -53,8 +55,17 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     next: int
 
 
+class SealedLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """A load whose rows now stand in the files of a seal, and the open files that held them (loaders/seal.py)."""
+
+    load_id: str
+    rows: int
+    checksum: str
+    files: tuple[str, ...]
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One load or refusal. Times are ISO text in UTC with nine digits; unknown JSON fields are ignored."""
+    """One load, refusal or seal. Times are ISO text in UTC with nine digits; unknown JSON fields are ignored."""
 
     key: str
     load_id: str
@@ -78,6 +89,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     loader_version: str = ""
     drift: Drift = Drift()
     error: str | None = None
+    sealed: tuple[SealedLoad, ...] = ()
 
 
 def load_id(key: str) -> str:
@@ -89,6 +101,17 @@ def zone_id(store: Store) -> str:
     """Return the name that a raw zone has for life: 12 hexadecimal digits, drawn when it is first asked for."""
     store.put_if_absent(ZONE, secrets.token_hex(6).encode())
     return store.get(ZONE).decode()
+
+
+def cursor_before(ns: int) -> str:
+    """Return a cursor after which `since` gives the pointers from a moment on (ns since 1970-01-01 UTC)."""
+    moment = iso(ns)
+    return f"{moment[:10]}/{moment[11:26].replace(':', '')}"
+
+
+def load_id_at(cursor: str) -> str:
+    """Return the load_id of the entry to which a pointer leads."""
+    return cursor.rpartition("-")[2]
 
 
 class _Pointer(msgspec.Struct):
@@ -125,19 +148,28 @@ class Ledger:
             if entry is not None:
                 yield entry
 
-    def since(self, cursor: str | None = None) -> Iterator[tuple[str, Entry | None]]:
+    def since(self, cursor: str | None = None, known: Container[str] = ()) -> Iterator[tuple[str, Entry | None]]:
         """Yield (cursor, entry) in the order of commit, after a cursor that an earlier call gave.
 
-        The entry is None where it is not there (yet). An entry may come twice, under two cursors.
+        The entry is None where it is not there (yet). An entry may come twice, under two cursors. Loads whose
+        load_id is `known` are left out, and cost no more than their names.
         """
-        after = f"{LOG}{cursor}.json" if cursor else None
-        for name in self._store.list(LOG, after):
-            pointer = msgspec.json.decode(self._store.get(name), type=_Pointer)
-            yield name[len(LOG) :].removesuffix(".json"), self.get(pointer.key)
+        cursors = (name for name in self.pointers(cursor) if load_id_at(name) not in known)
+        with ThreadPoolExecutor(THREADS) as pool:
+            yield from in_threads(pool, lambda name: (name, self.at(name)), cursors)
+
+    def pointers(self, cursor: str | None = None) -> Iterator[str]:
+        """Yield the cursors after a given one; nothing but names is read."""
+        for name in self._store.list(LOG, f"{LOG}{cursor}.json" if cursor else None):
+            yield name[len(LOG) :].removesuffix(".json")
+
+    def at(self, cursor: str) -> Entry | None:
+        """Return the entry to which a pointer leads, None if it is not there (yet)."""
+        pointer = msgspec.json.decode(self._store.get(f"{LOG}{cursor}.json"), type=_Pointer)
+        return self.get(pointer.key)
 
     def _point(self, entry: Entry) -> int:
         now = time.time_ns()
-        moment = iso(now)
-        name = f"{LOG}{moment[:10]}/{moment[11:26].replace(':', '')}-{entry.load_id}.json"
+        name = f"{LOG}{cursor_before(now)}-{entry.load_id}.json"
         self._store.put_if_absent(name, msgspec.json.encode(_Pointer(entry.key)))
         return now

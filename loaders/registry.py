@@ -17,6 +17,7 @@ from types import MappingProxyType
 REGISTRY = Path(__file__).parent.parent / "dbt_project" / "seeds" / "feeds.csv"
 SHOWN_AS = "dbt_project/seeds/feeds.csv"
 FORMATS = ("lines", "csv", "json")
+_SEAL_LAYOUT = re.compile(r"instrument|buckets:([1-9]\d{0,3})")
 _PLACEHOLDER = re.compile(r"<([a-z_][a-z0-9_]*)>")
 
 
@@ -37,6 +38,8 @@ class Feed:
     instrument_path: str
     fields: tuple[str, ...]
     format_versions: tuple[str, ...]
+    seal_buckets: int | None
+    """Into how many buckets of instruments a closed day is sealed; None for a file an instrument."""
     row: Mapping[str, str]
 
     @property
@@ -75,6 +78,7 @@ def find_feed(name: str, registry: Mapping[str, Feed]) -> Feed:
 
 def _feed(row: dict[str, str]) -> Feed:
     try:
+        layout = _SEAL_LAYOUT.fullmatch(row["seal_layout"])
         feed = Feed(
             name=row["feed"],
             topic=row["topic"] or row["feed"],
@@ -85,9 +89,10 @@ def _feed(row: dict[str, str]) -> Feed:
             instrument_path=row["instrument_path"],
             fields=tuple(row["fields"].split()),
             format_versions=tuple(row["format_versions"].split()),
+            seal_buckets=int(layout[1]) if layout and layout[1] else None,
             row=MappingProxyType(dict(row)),
         )
-    except (KeyError, AttributeError) as error:
+    except (KeyError, AttributeError, TypeError) as error:
         raise RegistryError(f"{SHOWN_AS}: row of {row.get('feed')!r} lacks a column ({error})") from error
     where = f"{SHOWN_AS}: feed {feed.name!r}"
     if not re.fullmatch(r"[a-z][a-z0-9_]*", feed.name):
@@ -96,6 +101,8 @@ def _feed(row: dict[str, str]) -> Feed:
         raise RegistryError(f"{where} has the format {feed.format!r}; it must be one of {', '.join(FORMATS)}")
     if feed.format == "json" and "[]" not in feed.record_path:
         raise RegistryError(f"{where} is JSON: its record_path must name a list, such as results[]")
+    if layout is None:
+        raise RegistryError(f"{where} has the seal_layout {row['seal_layout']!r}; it must be instrument or buckets:N")
     if not feed.format_versions:
         raise RegistryError(f"{where} states no format_versions")
     try:

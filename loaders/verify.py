@@ -1,12 +1,13 @@
 """Is everything there that the ledger says? A walk over all of it, which changes nothing.
 
-    heads ─▶ entries ── each with its files and its original ─▶ pointers ─▶ chains ─▶ files that no entry names
+    heads ─▶ seals ─▶ entries ── each with its files and its original ─▶ pointers ─▶ chains ─▶ files that no entry names
                 │                                                  │          │                 │
                 └────────── names and positions, in a temporary SQLite file ──┴─────────────────┘
 
 Sizes and row counts come from the files' ends (the Parquet footers), or, with hashes, from every byte. The walk may
 go on beside loaders: what was not there when it began is not counted against anyone. Its memory does not grow with the
-ledger (the names of one local directory apart); its cost does, linearly.
+ledger (the names of one local directory apart); its cost does, linearly. Open files that a seal has replaced may be
+gone once the ledger says that they may.
 """
 
 from __future__ import annotations
@@ -34,12 +35,16 @@ ORIGINALS = "_originals/"
 FOOTER_BYTES = 64 * 1024
 """The end of a Parquet file that is read at once; most footers fit."""
 
+ABSENT = "is not there"
 RESTORE = "restore it from a copy; without one, land the load again, as docs/runbook.md says (The raw zone is damaged)"
 REPLACE = "put the entry back from a copy; without one, land the load again, as docs/runbook.md says"
 
 _TABLES = """
 create table named (path text primary key) without rowid;
-create table loads (load_id text primary key, key text, pointed integer) without rowid;
+create table loads (load_id text primary key, key text, pointed integer, records integer) without rowid;
+create table seals (key text primary key, is_removed integer) without rowid;
+create table sealed (path text primary key, seal text) without rowid;
+create table sealed_loads (load_id text, rows integer, seal text);
 create table links (chain text, first integer, next integer, kind text, key text);
 create index links_by_chain on links (chain, next);
 create table heads (chain text primary key, next integer) without rowid;
@@ -158,6 +163,8 @@ class _Checked:
     key: str
     entry: Entry | None
     findings: list[Finding]
+    lost: list[tuple[str, Finding]] = field(default_factory=list)
+    """Files that are not there, which is as it should be if a seal has replaced them."""
 
 
 class _Walk:
@@ -182,7 +189,10 @@ class _Walk:
     def run(self) -> Summary:
         # Heads come first: a head read later may well be ahead of the entries that were listed.
         self._walk_heads()
+        # So do seals: what one names was committed before it.
+        self._walk_seals()
         self._walk_entries()
+        self._compare_seals()
         # Pointers come after the entries: each entry's was written before it.
         self._walk_pointers()
         self._follow_chains()
@@ -214,6 +224,47 @@ class _Walk:
             else:
                 self._notes.execute("insert into heads values (?, ?)", (chain, head.next))
 
+    def _walk_seals(self) -> None:
+        """Note which files seals have replaced, and which of these may be gone; again, what came since."""
+        known = {key for (key,) in self._notes.execute("select key from seals")}
+        for name in self._store.list(f"{ENTRIES}seal/"):
+            key = name[len(ENTRIES) :].removesuffix(".json")
+            if key in known or not self._is_asked_for(key):
+                continue
+            try:
+                entry = self._ledger.get(key)
+            except msgspec.MsgspecError:
+                continue  # told where all entries are read
+            self._notes.execute("insert into seals values (?, 0)", (key,))
+            for load in entry.sealed if entry else ():
+                self._notes.execute("insert into sealed_loads values (?, ?, ?)", (load.load_id, load.rows, key))
+                for path in load.files:
+                    new = self._notes.execute("insert or ignore into sealed values (?, ?)", (path, key))
+                    if not new.rowcount:
+                        what = f"the file {path} was sealed before, by another seal"
+                        self._find(Finding("fault", key, what, "keep one of the two seals, then build in a new lake"))
+        for name in self._store.list(f"{ENTRIES}removed/"):
+            key = f"seal/{name[len(ENTRIES) :].removesuffix('.json').partition('/')[2]}"
+            self._notes.execute("update seals set is_removed = 1 where key = ?", (key,))
+
+    def _may_be_gone(self, path: str) -> bool:
+        query = "select 1 from sealed inner join seals on seals.key = seal where path = ? and is_removed"
+        if self._notes.execute(query, (path,)).fetchone():
+            return True
+        self._walk_seals()  # perhaps it was removed during the walk
+        return self._notes.execute(query, (path,)).fetchone() is not None
+
+    def _compare_seals(self) -> None:
+        """Each sealed load must be there, with as many records as the seal says."""
+        wrong = """
+            select seal, sealed_loads.load_id, rows, records
+            from sealed_loads left join loads using (load_id)
+            where records is not rows
+        """
+        for seal, name, rows, records in self._notes.execute(wrong):
+            says = "has no entry" if records is None else f"has {records:,} records by its entry"
+            self._find(Finding("fault", seal, f"load {name} was sealed with {rows:,} records and {says}", REPLACE))
+
     def _keys(self) -> Iterator[str]:
         """Yield the keys of all entries that are asked for."""
         for name in self._store.list(ENTRIES):
@@ -227,12 +278,16 @@ class _Walk:
             self._progress(f"entries, {checked.key}", done, total)
             for finding in checked.findings:
                 self._find(finding)
+            for path, finding in checked.lost:
+                if not self._may_be_gone(path):
+                    self._find(finding)
             self._note(checked.key, checked.entry)
 
     def _note(self, key: str, entry: Entry | None) -> None:
         """Keep what the later steps ask for."""
         self._sum.entries += 1
-        self._notes.execute("insert or ignore into loads values (?, ?, 0)", (load_id(key), key))
+        load = (load_id(key), key, entry.records if entry else None)
+        self._notes.execute("insert or ignore into loads values (?, ?, 0, ?)", load)
         if entry is None:
             return
         self._sum.refused += entry.outcome == "refused"
@@ -255,14 +310,19 @@ class _Walk:
         if entry is None:
             return _Checked(key, None, [Finding("fault", key, "the entry went away during the walk", REPLACE)])
         findings = [Finding("fault", key, what, REPLACE) for what in self._contradictions(key, entry)]
+        lost = []
         for file in entry.files:
             if problem := self._problem(file.path, file.bytes, file.sha256, file):
-                findings.append(Finding("fault", key, f"file {file.path} {problem}", RESTORE))
+                finding = Finding("fault", key, f"file {file.path} {problem}", RESTORE)
+                if problem == ABSENT:
+                    lost.append((file.path, finding))
+                else:
+                    findings.append(finding)
         if entry.original is not None:
             named = entry.original.rpartition("/")[2]
             if problem := self._problem(entry.original, entry.bytes, named):
                 findings.append(Finding("fault", key, f"original {entry.original} {problem}", RESTORE))
-        return _Checked(key, entry, findings)
+        return _Checked(key, entry, findings, lost)
 
     def _contradictions(self, key: str, entry: Entry) -> Iterator[str]:
         """Yield what in an entry contradicts its key, or itself."""
@@ -274,6 +334,10 @@ class _Walk:
             yield f"the entry is of feed {entry.feed}"
         if (rows := sum(file.rows for file in entry.files)) != entry.records:
             yield f"the entry counts {entry.records:,} records, its files {rows:,}"
+        if entry.sealed and (rows := sum(load.rows for load in entry.sealed)) != entry.records:
+            yield f"the entry counts {entry.records:,} records, the loads that it names {rows:,}"
+        if key.startswith("removed/") and not self._is_there(f"seal/{key.partition('/')[2]}"):
+            yield "the files of a seal were removed that has no entry"
         if key.startswith("file/"):
             sha256 = key.split("/")[2].partition("@")[0]
             if entry.sha256 != sha256:
@@ -310,7 +374,7 @@ class _Walk:
                     return f"holds other bytes: its sha256 is {found}, not {sha256}"
                 return None if parquet is None else _rows_problem(_footer(file, there), parquet.rows)
         except FileNotFoundError:
-            return "is not there"
+            return ABSENT
         except OSError as error:
             return f"cannot be read ({error})"
 

@@ -1,6 +1,7 @@
-"""What the lake knows of its own making: schema ``observability``, four tables that dbt does not build.
+"""What the lake knows of its own making: schema ``observability``, five tables that dbt does not build.
 
-ledger of the raw zone ── enter_loads ──> loads      one row per ledger entry taken in, numbered by load_seq
+ledger of the raw zone ── enter_loads ─┬> loads      one row per ledger entry taken in, numbered by load_seq
+                                       └> sealed     one row per raw file that a seal has replaced
 dbt models              ── note_progress ─> progress  one row per model: the last load_seq that it has processed
 dbt and mdp             ───────────────────> runs      one row per thing that happened to the head of the lake
 mdp build, mdp publish  ───────────────────> releases  one row per published version
@@ -27,6 +28,7 @@ create table if not exists lake.observability.loads (
     source varchar, source_time timestamp_ns, delivered_at timestamp_ns, records bigint, bytes bigint,
     files varchar[], attributes varchar, schema_version varchar, drift varchar, error varchar, loaded_at timestamp_ns
 );
+create table if not exists lake.observability.sealed (file varchar, load_id varchar, seal_id varchar);
 create table if not exists lake.observability.progress (model varchar, load_seq bigint, invocation_id varchar);
 create table if not exists lake.observability.runs (
     invocation_id varchar, event varchar, command varchar, happened_at timestamp
@@ -39,7 +41,7 @@ create table if not exists lake.observability.releases (
 OVERLAP_SECONDS = 300
 """By how much the clocks of loaders may differ."""
 
-NAMES = ("loads", "progress", "runs", "releases")
+NAMES = ("loads", "sealed", "progress", "runs", "releases")
 # Tables of the head that a restore leaves as they are: they tell what happened, not what is known.
 KEPT_BY_RESTORE = ("runs", "releases")
 
@@ -80,6 +82,20 @@ def enter_loads(connection: duckdb.DuckDBPyConnection, settings: Settings) -> in
         return 0
     rows = pa.Table.from_pylist([_load_row(cursor, entry) for cursor, entry in fresh])
     connection.register("fresh_loads", rows)
+    connection.begin()
+    try:
+        _insert_loads(connection)
+        _insert_sealed(connection, [entry for _, entry in fresh if entry.sealed])
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+    finally:
+        connection.unregister("fresh_loads")
+    return len(fresh)
+
+
+def _insert_loads(connection: duckdb.DuckDBPyConnection) -> None:
     columns = ", ".join(_LOAD_COLUMNS)
     connection.execute(
         f"""
@@ -95,18 +111,31 @@ def enter_loads(connection: duckdb.DuckDBPyConnection, settings: Settings) -> in
         )
         """
     )
-    connection.unregister("fresh_loads")
-    return len(fresh)
+
+
+def _insert_sealed(connection: duckdb.DuckDBPyConnection, seals: list[Entry]) -> None:
+    """Enter where the rows of sealed loads stand now: in the files of the seal, under the load_id they came with."""
+    if not seals:
+        return
+    moved = [(file, load.load_id, seal.load_id) for seal in seals for load in seal.sealed for file in load.files]
+    files, load_ids, seal_ids = zip(*moved, strict=True)
+    connection.register("fresh_seals", pa.table({"file": files, "load_id": load_ids, "seal_id": seal_ids}))
+    connection.execute("insert into lake.observability.sealed by name from fresh_seals")
+    connection.unregister("fresh_seals")
 
 
 def unseen_entries(connection: duckdb.DuckDBPyConnection, settings: Settings) -> list[tuple[str, Entry]]:
     """The ledger entries that this version of the lake has not taken in, each with its cursor, in order."""
     row = connection.execute("select max(ledger_cursor) from lake.observability.loads").fetchone()
     ledger = Ledger(open_store(settings.raw, settings.s3))
+    start = _a_little_before(row[0]) if row and row[0] else None
+    recent = connection.execute("select load_id from lake.observability.loads where ledger_cursor > ?", [start or ""])
     found: dict[str, tuple[str, Entry]] = {}
-    for cursor, entry in ledger.since(_a_little_before(row[0]) if row and row[0] else None):
+    for cursor, entry in ledger.since(start, {load_id for (load_id,) in recent.fetchall()}):
         if entry is not None:
             found.setdefault(entry.load_id, (cursor, entry))
+    if not found:
+        return []
     known = connection.execute(
         "select load_id from lake.observability.loads where load_id in (select unnest(?))", [list(found)]
     ).fetchall()

@@ -23,6 +23,7 @@ from loaders.backfill import backfill
 from loaders.cli import load
 from loaders.kafka_cli import capture, load_kafka, replay_kafka
 from loaders.registry import RegistryError, find_feed, load_registry
+from loaders.seal_cli import seal_days
 from loaders.settings import Settings, SettingsError, log_style
 from loaders.store import StoreError
 from market_data import lock
@@ -86,6 +87,7 @@ main.add_command(load)
 main.add_command(capture)
 main.add_command(backfill)
 main.add_command(replay_kafka)
+main.add_command(seal_days)
 
 
 @contextmanager

@@ -66,49 +66,80 @@
 {#-
     Points raw.main.<feed> at the files of the loads that a staging model must read: those that some incremental
     model downstream has not processed. An entry that delivers bytes which are there already points to the files of
-    another load, so load_id, source and source_time always come from the entry.
+    another load, so load_id, source and source_time always come from the entry. Where a seal has replaced a file, its
+    rows are those of the seal's files that have the load_id which they were written with.
 -#}
 {% macro open_raw() -%}
     {%- if not execute -%}{{- return("select 1") -}}{%- endif -%}
     {%- set feed = model.config.meta.feed -%}
-    {%- set raw_zone = ask("select raw_zone from raw.main.build_window") -%}
-    {%- set after = least_mark_downstream() -%}
-    {%- set files = run_query(
-        "select distinct unnest(files) as file from lake.observability.loads where feed = '" ~ feed ~ "' and outcome = 'loaded'"
-        ~ " and load_seq > " ~ after ~ " and load_seq <= " ~ window_end() ~ " order by file"
+    {%- set raw_zone = ask_value("select raw_zone from raw.main.build_window") -%}
+    {%- set loads = loads_and_files(feed, least_mark_downstream()) -%}
+    {%- set open_files = run_query(
+        "select distinct file from (" ~ loads ~ ") where seal_id is null order by file"
+    ).columns[0].values() -%}
+    {%- set sealed_files = run_query(
+        "select distinct unnest(files) as file from lake.observability.loads where outcome = 'sealed'"
+        ~ " and load_id in (select seal_id from (" ~ loads ~ ")) order by file"
     ).columns[0].values() -%}
     {%- set columns = run_query(
         "select column_name from duckdb_columns() where database_name = 'raw' and table_name = '" ~ feed ~ "__nothing'"
         ~ " and column_name not in ('__file', 'load_id', 'source', 'source_time') order by column_index"
     ).columns[0].values() -%}
     create or replace view raw.main.{{ adapter.quote(feed) }} as
-    {% if files -%}
-    with stored as (
-        select * from raw.main.{{ adapter.quote(feed ~ '__nothing') }}
-        union all by name
-        select * from read_parquet(
-            [{% for file in files %}'{{ adapter.escape_sql_string(raw_zone ~ file) }}'{{ ", " if not loop.last }}{% endfor %}],
-            filename = '__file', union_by_name = true, hive_partitioning = false
-        )
-    )
+    {% if open_files or sealed_files -%}
+    with loads as ({{ loads }})
+
     -- The feed's own columns by name: one that a vendor adds lands, and is not read before somebody means to.
     select
-        {% for column in columns -%}
-        stored.{{ adapter.quote(column) }},
-        {% endfor -%}
-        loads.load_seq,
-        loads.load_id,
-        loads.source,
-        coalesce(loads.source_time, stored.source_time) as source_time
-    from stored
+        {{ envelope_of_loads(columns) }}
+    from ({{ rows_of(feed, raw_zone, open_files) }}) as stored
     inner join (
-        select load_seq, load_id, source, source_time, '{{ adapter.escape_sql_string(raw_zone) }}' || unnest(files) as file
-        from lake.observability.loads
-        where feed = '{{ feed }}' and load_seq > {{ after }} and load_seq <= {{ window_end() }} and outcome = 'loaded'
-    ) as loads on stored.__file = loads.file
+        select *, '{{ adapter.escape_sql_string(raw_zone) }}' || file as path from loads where seal_id is null
+    ) as loads on stored.__file = loads.path
+    union all
+    select
+        {{ envelope_of_loads(columns) }}
+    from ({{ rows_of(feed, raw_zone, sealed_files) }}) as stored
+    inner join (
+        select distinct on (load_seq, stored_load_id) * from loads where seal_id is not null
+    ) as loads on stored.load_id = loads.stored_load_id
     {%- else -%}
     select * exclude (__file), null::bigint as load_seq from raw.main.{{ adapter.quote(feed ~ '__nothing') }}
     {%- endif -%}
+{%- endmacro %}
+
+{#- The loads of this build after a load_seq, a row for each file that their entries name, and what has become of it. -#}
+{% macro loads_and_files(feed, after) -%}
+    select load_seq, loads.load_id, source, source_time, file, sealed.load_id as stored_load_id, seal_id
+    from (
+        select load_seq, load_id, source, source_time, unnest(files) as file
+        from lake.observability.loads
+        where feed = '{{ feed }}' and load_seq > {{ after }} and load_seq <= {{ window_end() }} and outcome = 'loaded'
+    ) as loads
+    left join lake.observability.sealed using (file)
+{%- endmacro %}
+
+{#- The columns of `stored` rows, and whose they are. -#}
+{% macro envelope_of_loads(columns) -%}
+    {% for column in columns -%}
+    stored.{{ adapter.quote(column) }},
+    {% endfor -%}
+    loads.load_seq,
+    loads.load_id,
+    loads.source,
+    coalesce(loads.source_time, stored.source_time) as source_time
+{%- endmacro %}
+
+{#- All rows of raw files, with the columns of the feed there in any case. -#}
+{% macro rows_of(feed, raw_zone, files) -%}
+    select * from raw.main.{{ adapter.quote(feed ~ '__nothing') }}
+    {% if files -%}
+    union all by name
+    select * from read_parquet(
+        [{% for file in files %}'{{ adapter.escape_sql_string(raw_zone ~ file) }}'{{ ", " if not loop.last }}{% endfor %}],
+        filename = '__file', union_by_name = true, hive_partitioning = false
+    )
+    {%- endif %}
 {%- endmacro %}
 
 {#- Remembers which loads a staging table holds, so that a model selected without its parents says so. -#}
