@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from loaders import failpoints
 from loaders.files import Outcome, load_each
 from loaders.registry import RegistryError, find_feed, load_registry
 from loaders.settings import Settings, SettingsError
@@ -58,6 +59,7 @@ def load_file(feed: str, delivered_at: str | None, settings_given: tuple[str, ..
     attributes = _attributes(settings_given)
     try:
         settings = Settings.from_env()
+        failpoints.arm(settings.failpoint)
         find_feed(feed, load_registry())
         if delivered_at is not None:
             parse_time(delivered_at)

@@ -21,7 +21,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from loaders import VERSION, logs
+from loaders import VERSION, failpoints, logs
 from loaders.captures import read_lines
 from loaders.documents import read_document
 from loaders.instruments import Instruments
@@ -219,10 +219,12 @@ class FileLoader:
         writer = SegmentWriter(self._store, shared)
         drift: list[Drift] = []
         try:
+            failpoints.reach("before-files")
             for table in self._tables(source, delivery.attributes, drift):
                 writer.add(table)
             writer.close()
             self._keep_original(source, delivery.original)
+            failpoints.reach("after-files")
         except BaseException:
             writer.discard()
             raise
@@ -234,6 +236,7 @@ class FileLoader:
             writer.discard()
             entry = self._ledger.get(delivery.key) or entry
             return self._unchanged(delivery, [entry], [entry])
+        failpoints.reach("after-entry")
         return self._outcome(delivery.found, "loaded", entry, f"loaded {entry.records:,} records{_drifted(entry)}")
 
     def _tables(self, source: Source, attributes: Mapping[str, str], drift: list[Drift]) -> Iterator[pa.Table]:
