@@ -287,13 +287,19 @@ def test_killed_between_the_parts_of_an_upload_nothing_of_it_is_seen(lake: Lake,
     assert lake.positions(topic) == SENT[topic]
 
 
-def test_everything_sent_is_canonical_once(lake: Lake, met: dict[Fault, Met], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_sent_is_canonical_once(
+    lake: Lake, met: dict[Fault, Met], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """One build over all that was loaded under the faults above."""
     zone, warehouse = lake.zone(), Warehouse(lake.root)
     for name, value in zone.s3.items():
         monkeypatch.setenv(name, value)
     settings = dataclasses.replace(warehouse.settings, raw=zone.settings.raw, s3=zone.settings.s3)
+    caplog.set_level("INFO", "market_data.build")
     build(settings)
+    told = [vars(record) for record in caplog.records if record.name == "market_data.build"]
+    assert [event["event"] for event in told] == ["build-started", "version-published"]
+    assert told[1]["fields"]["version"] == published_version(settings)
     with open_version(settings, published_version(settings)) as reader:
         counted = reader.execute("select source, source_partition, source_position from canonical.trades").fetchall()
         conserved = reader.execute("select bool_and(is_conserved) from observability.conservation").fetchone()

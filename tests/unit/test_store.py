@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 from uuid import uuid4
 
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
+from faults.proxy import FaultProxy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -238,85 +235,44 @@ def test_what_cannot_be_helped_is_not_retried(monkeypatch: pytest.MonkeyPatch) -
     assert client.answers == [403]
 
 
-class LossyProxy:
-    """Forwards to a server and, when armed, drops the answers to the next requests of a method."""
-
-    def __init__(self, endpoint: str) -> None:
-        self.upstream = (urlparse(endpoint).hostname, urlparse(endpoint).port)
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"http://127.0.0.1:{self.server.getsockname()[1]}"
-        self.to_drop = 0
-        self.method = b"PUT"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.server.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        upstream = socket.create_connection(self.upstream)
-        method = [b""]
-
-        def forward() -> None:
-            while data := _received(client):
-                if data.split(b" ", 1)[0] in (b"PUT", b"POST", b"GET", b"HEAD", b"DELETE"):
-                    method[0] = data.split(b" ", 1)[0]
-                upstream.sendall(data)
-            upstream.close()
-
-        threading.Thread(target=forward, daemon=True).start()
-        while data := _received(upstream):
-            if self.to_drop and method[0] == self.method and b" 100 " not in data[:20]:
-                self.to_drop -= 1
-                break
-            client.sendall(data)
-        for end in (client, upstream):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-
-def _received(end: socket.socket) -> bytes:
-    try:
-        return end.recv(1 << 16)
-    except OSError:
-        return b""
-
-
 @pytest.fixture
-def proxy(request: pytest.FixtureRequest) -> Iterator[LossyProxy]:
-    proxy = LossyProxy(request.getfixturevalue("s3_server").endpoint)
+def proxy(request: pytest.FixtureRequest) -> Iterator[FaultProxy]:
+    proxy = FaultProxy(request.getfixturevalue("s3_server").endpoint)
     yield proxy
-    proxy.server.close()
+    proxy.close()
 
 
 @pytest.mark.services
-def test_answers_lost_on_the_wire_change_nothing(open_s3: OpenS3, proxy: LossyProxy) -> None:
+def test_answers_lost_on_the_wire_change_nothing(open_s3: OpenS3, proxy: FaultProxy) -> None:
     store = open_s3(proxy.endpoint)
-    proxy.to_drop = 2
+    proxy.fail("lost answer", "put new file", times=2)
     assert store.put_if_absent("k", b"mine")
-    assert proxy.to_drop == 0
+    assert (proxy.met["put new file"], store.retries) == (2, 2)
     assert store.get("k") == b"mine"
-    proxy.to_drop = 1
+    proxy.fail("lost answer", "put new file")
     assert not store.put_if_absent("k", b"theirs")
     assert store.get("k") == b"mine"
 
 
 @pytest.mark.services
 def test_an_upload_whose_last_answer_is_lost_is_complete(
-    open_s3: OpenS3, proxy: LossyProxy, monkeypatch: pytest.MonkeyPatch
+    open_s3: OpenS3, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loaders.store, "PART_BYTES", 5 << 20)
     store = open_s3(proxy.endpoint)
+    proxy.fail("lost answer", "complete upload")
     with store.open_write("large") as sink:
         sink.write(b"x" * (6 << 20))
-        proxy.method, proxy.to_drop = b"POST", 1
-    assert proxy.to_drop == 0
+    assert proxy.met["complete upload"] == 1
     assert store.size("large") == 6 << 20
+
+
+def test_a_server_that_is_away_is_asked_again_and_then_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders.store, "FIRST_WAIT", 0.01)
+    store = open_store("s3://bucket/x", S3Settings("a", "b", endpoint="http://127.0.0.1:9"))
+    with pytest.raises(StoreError, match="s3://bucket/x/k"):
+        store.put_if_absent("k", b"mine")
+    assert store.retries == loaders.store.ATTEMPTS - 1
 
 
 @pytest.mark.services
