@@ -64,6 +64,14 @@ def _table_rows(page: Path, heading: str, level: str = "##") -> list[list[str]]:
     return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines[0].splitlines()[2:]]
 
 
+def test_each_fault_names_tests_that_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", _text(ROOT / "tests" / "faults" / "README.md")))
+    there = {
+        name for file in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", _text(file))
+    }
+    assert named and named <= there
+
+
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_links_and_images_lead_somewhere(page: Path) -> None:
     broken = []
