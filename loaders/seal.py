@@ -273,7 +273,8 @@ class _Attempt:
 
     def __init__(self, feed: Feed, store: Store, found: _Day, loads: list[Entry], pool: Executor) -> None:
         self._feed, self._store, self._day, self._loads, self._pool = feed, store, found, loads, pool
-        self._key = f"{_prefix(feed, found.date)}{len(found.seals):04d}"
+        number = int(found.seals[-1].key.rpartition("/")[2]) + 1 if found.seals else 0
+        self._key = f"{_prefix(feed, found.date)}{number:04d}"
         self._before, self._after = Totals(), Totals()
         self._writer = _Writer(store, feed, found.date, load_id(self._key))
         self._started_at = iso(time.time_ns())

@@ -276,15 +276,16 @@ def test_a_seal_may_be_killed_at_any_step(warehouse: Warehouse, clock: list[int]
     before = raw_rows(warehouse)
     warehouse.build()
     tables = warehouse.tables()
-    points = [f"{point}:{count}" for point in SEAL_POINTS for count in ((1, 2) if point == "after-pointer" else (1,))]
-    for point in points:
-        zone = warehouse.copy(tmp_path / point.replace(":", "-"))
+    done = warehouse.copy(tmp_path / "done")
+    assert _mdp_seal(done).returncode == 0
+    removal = SEAL_POINTS.index("before-removal")
+    starts = [(point, done if number >= removal else warehouse) for number, point in enumerate(SEAL_POINTS)]
+    for point, start in [*starts, ("after-pointer", done)]:
+        zone = start.copy(tmp_path / f"{point}-{start is done}")
         killed = _mdp_seal(zone, point)
         assert killed.returncode == -signal.SIGKILL, (point, killed.stdout, killed.stderr)
         assert raw_rows(zone) == before, point
-        assert [
-            finding for finding in verified(zone) if "never" not in finding and "leads to no entry" not in finding
-        ] == []
+        assert verified(zone) == [], point
         again = _mdp_seal(zone)
         assert again.returncode == 0, (point, again.stderr)
         assert raw_rows(zone) == before, point
@@ -292,7 +293,7 @@ def test_a_seal_may_be_killed_at_any_step(warehouse: Warehouse, clock: list[int]
         (entry,) = Ledger(open_store(zone.settings.raw)).entries("seal/")
         there = set(open_store(zone.settings.raw).list("binance_spot/"))
         assert there == {file.path for file in entry.files}, f"{point}: attempts that died left files"
-        if point in ("after-removal-entry:1", "after-sealed-files:1"):
+        if point == "after-removal-entry":
             zone.build()
             assert differences(tables, zone.tables()) == []
 
@@ -400,7 +401,6 @@ def test_it_works_on_s3(tmp_path: Path, s3_server: Any, monkeypatch: pytest.Monk
     with monkeypatch.context() as patched:
         now = [AT]
         patched.setattr(time, "time_ns", lambda: now.__setitem__(0, now[0] + 10**6) or now[0])
-        patched.setattr(loaders.segments.secrets, "token_hex", lambda _: "abcdef")
         for zone in (warehouse, twin):
             now[0] = AT
             for number in range(3):
