@@ -41,7 +41,7 @@ from loaders.consumers import (
 )
 from loaders.settings import KafkaSecurity
 
-GATHER_SECONDS = 0.01
+GATHER_RECORDS, GATHER_SECONDS = 100, 0.01
 """How long more records are waited for when there is one: few large polls cost less than many small ones."""
 QUEUE_KIB = 32 << 10
 
@@ -131,8 +131,12 @@ class Confluent:
         self._trouble = None
         try:
             messages = self._consumer.consume(1, seconds)
-            if messages:
-                messages += self._consumer.consume(POLL_RECORDS - 1, GATHER_SECONDS)
+            size, full = 0, bool(messages)
+            while full and len(messages) < POLL_RECORDS and size < PARTITION_FETCH_BYTES:
+                more = self._consumer.consume(GATHER_RECORDS, GATHER_SECONDS)
+                full = len(more) == GATHER_RECORDS
+                size += len(more) * len(more[0]) if more else 0  # as if all were like the first
+                messages += more
         except KafkaException as error:
             raise self._told(error.args[0]) from error
         events = [message for message in messages if message.error() is not None]
@@ -222,6 +226,9 @@ class Confluent:
             )
             return {Partition(at.topic, at.partition): self._answer(future).offset for at, future in asked.items()}
         except KafkaException as error:
+            for topic in {partition.topic for partition in partitions}:
+                with suppress(KafkaException):  # who leads the partitions is remembered, and may have changed
+                    self._admin.list_topics(topic, REQUEST_SECONDS)
             raise self._told(error.args[0]) from error
 
     def _asked(self, ask: Callable[[], Future[Result]]) -> Result:

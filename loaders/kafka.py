@@ -17,6 +17,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,7 +38,8 @@ from loaders.until import Until, targets
 
 HELD_BYTES = 96 * MIB
 """What may wait in memory over all partitions; above it the largest is written, however young."""
-POLL_SECONDS = 0.5
+POLL_SECONDS, WRITING_POLL_SECONDS = 0.5, 0.01
+"""How long a poll waits for records; the second while a segment is written, which is to be committed then."""
 LOOK_SECONDS = 1.0
 """How often the partitions of other loaders are looked at, while waiting for them."""
 ANSWER_SECONDS = 2.0
@@ -92,6 +94,7 @@ class KafkaLoader:
         self._brokers = Trouble(f"reading from Kafka at {settings.kafka}", *patience("brokers"))
         self._zone = Trouble(f"writing to {settings.raw}", *patience("raw zone"))
         self._client: Consumer
+        self._writers: Executor
         self._sources: dict[str, Source] = {}
         self._chains: dict[Partition, Chain] = {}
         self._lanes: dict[Partition, Lane] = {}
@@ -115,6 +118,7 @@ class KafkaLoader:
     def _load(self) -> None:
         group = self._group or f"mdp-{zone_id(self._store)}"
         self._client = self._connect(Membership.by(self._settings, group, self._session_seconds))
+        self._writers = ThreadPoolExecutor(1, "writer")
         try:
             self._find_topics()
             self._client.join(self._feeds)
@@ -122,11 +126,17 @@ class KafkaLoader:
                 with self._guarded():
                     self._step()
             for partition, lane in self._lanes.items():
+                self._commit(partition, lane)
                 if lane.ready and lane.since is not None:
-                    self._flush(partition, lane)
+                    self._start(lane)
+                    self._commit(partition, lane)
                 lane.chain.remember(now=True)
         finally:
+            for lane in self._lanes.values():
+                lane.abandon()
+            self._writers.shutdown()
             self._client.close()
+            self._ends.close()
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -246,6 +256,8 @@ class KafkaLoader:
 
     def _patience(self) -> float:
         """Seconds for which a poll may wait, so that no segment grows older than it should."""
+        if any(lane.writing for lane in self._lanes.values()):
+            return WRITING_POLL_SECONDS
         waiting = [lane.since for lane in self._lanes.values() if lane.since is not None]
         if not waiting:
             return POLL_SECONDS
@@ -267,8 +279,9 @@ class KafkaLoader:
                 )
                 self._metrics.follow(feed.name, *partition)
             self._lanes[partition].ready = False
-        gone = [self._lanes.pop(partition) for partition in self._lanes.keys() - changes.assigned]
-        for lane in gone:
+        for partition in self._lanes.keys() - changes.assigned:
+            lane = self._lanes.pop(partition)
+            self._commit(partition, lane)  # whether it still may, the chain says
             lane.chain.remember(now=True)
 
     def _seek(self) -> None:
@@ -276,6 +289,8 @@ class KafkaLoader:
         lanes = {partition: lane for partition, lane in self._lanes.items() if not lane.ready}
         if not lanes:
             return
+        for partition, lane in lanes.items():
+            self._commit(partition, lane)
         bounds = self._client.bounds(lanes)
         for partition, lane in lanes.items():
             start, end = bounds[partition]
@@ -322,16 +337,29 @@ class KafkaLoader:
 
     def _flush_due(self) -> None:
         for partition, lane in self._lanes.items():
-            if lane.ready and lane.is_due(self._limits):
-                self._flush(partition, lane)
-        while sum(lane.bytes for lane in self._lanes.values()) > HELD_BYTES:
-            self._flush(*max(self._lanes.items(), key=lambda item: item[1].bytes))
+            due = lane.ready and lane.is_due(self._limits)
+            if due or (lane.writing and lane.writing.done.done()):
+                self._commit(partition, lane)
+            if due and lane.ready:
+                self._start(lane)
+        while sum(lane.held for lane in self._lanes.values()) > HELD_BYTES:
+            partition, lane = max(self._lanes.items(), key=lambda item: item[1].held)
+            if not lane.writing:
+                self._start(lane)
+            self._commit(partition, lane)
 
-    def _flush(self, partition: Partition, lane: Lane) -> None:
+    def _start(self, lane: Lane) -> None:
+        """Let the files of what waits be written, beside the polls that follow."""
         self._confirm(lane.chain.source)
-        started = time.monotonic()
-        entry = lane.write(self._store)
-        seconds = time.monotonic() - started
+        lane.start(self._store, self._writers)
+
+    def _commit(self, partition: Partition, lane: Lane) -> None:
+        """Commit what is in writing, if anything is, when its files are there."""
+        if lane.writing is None:
+            return
+        begun = lane.writing.begun
+        entry = lane.finish()
+        seconds = time.monotonic() - begun
         self._zone.over()
         where, about = f"{partition.topic}/{partition.number}", _about(lane.chain.source, partition)
         labels = (lane.feed.name, partition.topic, partition.number)
@@ -343,7 +371,7 @@ class KafkaLoader:
             message = f"{where}: another loader has committed from offset {lane.first} on; going on behind it"
             logs.event(log, "commit-refused", message, logging.WARNING, **about, first=lane.first)
             return
-        if lane.reached:
+        if lane.reached and lane.ready:
             self._client.seek(partition, lane.next, still=True)
         self.totals.records += entry.records
         self.totals.bytes += entry.bytes or 0
@@ -375,7 +403,7 @@ class KafkaLoader:
         lanes = {partition: lane for partition, lane in list(self._lanes.items()) if lane.placed}
         ends = self._ends(lanes) if lanes else {}
         return [
-            Reading(lane.feed.name, *partition, lane.first, ends.get(partition), lane.since)
+            Reading(lane.feed.name, *partition, lane.first, ends.get(partition), lane.oldest)
             for partition, lane in lanes.items()
         ]
 
@@ -401,6 +429,15 @@ class _Ends:
                 asking.start()
         asking.join(ANSWER_SECONDS)
         return {} if asking.is_alive() else self._known
+
+    def close(self) -> None:
+        """Give the connection back; who asks again opens another."""
+        with self._lock:
+            if self._asking is not None:
+                self._asking.join(ANSWER_SECONDS)
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     def _ask(self, partitions: list[Partition]) -> None:
         try:

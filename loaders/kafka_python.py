@@ -43,11 +43,9 @@ class KafkaPython:
         from kafka.admin import KafkaAdminClient
         from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
-        logging.getLogger("kafka").setLevel(logging.CRITICAL)
         _keep_names_of_headers()
         shared = {
             **client_options(membership.bootstrap, membership.security),
-            "bootstrap_timeout_ms": FIRST_ANSWER_SECONDS * 1000,
             "request_timeout_ms": REQUEST_SECONDS * 1000,
             "reconnect_backoff_max_ms": 2000,
         }
@@ -160,7 +158,12 @@ def client_options(bootstrap: str, security: KafkaSecurity) -> dict[str, Any]:
 
     Raises StreamError where a file cannot be used, or a broker's certificate is signed by none that is known.
     """
-    options: dict[str, Any] = {"bootstrap_servers": bootstrap.split(","), "security_protocol": security.protocol}
+    _refusals.listen()
+    options: dict[str, Any] = {
+        "bootstrap_servers": bootstrap.split(","),
+        "bootstrap_timeout_ms": FIRST_ANSWER_SECONDS * 1000,
+        "security_protocol": security.protocol,
+    }
     if security.tls:
         options["ssl_context"] = _trust(security)
         _check_certificates(options)
@@ -169,6 +172,28 @@ def client_options(bootstrap: str, security: KafkaSecurity) -> dict[str, Any]:
         options["sasl_plain_username"] = security.user
         options["sasl_plain_password"] = security.password
     return options
+
+
+class _Refusals(logging.Handler):
+    """Hears in the client's log that the brokers do not let us in: while it connects for the first time, it says so
+    nowhere else, and tries again. Nothing of that log is shown."""
+
+    last: Exception | None = None
+
+    def listen(self) -> None:
+        self.last = None
+        theirs = logging.getLogger("kafka")
+        theirs.setLevel(logging.ERROR)
+        theirs.propagate = False
+        theirs.handlers = [self]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for about in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(about, Exception) and _is_locked_out(about):
+                self.last = about
+
+
+_refusals = _Refusals()
 
 
 def _trust(security: KafkaSecurity) -> ssl.SSLContext:
@@ -283,9 +308,17 @@ def refused(error: Exception) -> StreamError | None:
     """Return what to tell of an error that trying again does not mend; None for any other."""
     from kafka import errors
 
+    if isinstance(error, errors.KafkaTimeoutError) and _refusals.last is not None:
+        error = _refusals.last
     said = str(error) or type(error).__name__
-    if isinstance(error, errors.SaslAuthenticationFailedError | errors.UnsupportedSaslMechanismError):
+    if _is_locked_out(error):
         return StreamError(f"{REFUSED}: {said}")
     if isinstance(error, errors.AuthorizationError | errors.KafkaConfigurationError | errors.LogTruncationError):
         return StreamError(f"Kafka refuses: {said}")
     return None
+
+
+def _is_locked_out(error: object) -> bool:
+    from kafka import errors
+
+    return isinstance(error, errors.SaslAuthenticationFailedError | errors.UnsupportedSaslMechanismError)

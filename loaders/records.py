@@ -62,20 +62,30 @@ def _headers(headers: Sequence[Headers]) -> tuple[pa.Array, pa.Array | None]:
     pairs = list(chain.from_iterable(headers))
     if not pairs:
         return pa.ListArray.from_arrays(offsets, pa.array([], HEADERS.value_type)), None
-    names, contents = zip(*pairs, strict=True)
-    keys, values = _names(names), pa.array(contents, pa.binary())
+    keys, values = _names([name for name, _ in pairs]), pa.array([value for _, value in pairs], pa.binary())
     lists = pa.ListArray.from_arrays(
         offsets, pa.StructArray.from_arrays([keys, values], fields=list(HEADERS.value_type))
     )
-    usable = pc.and_(pc.equal(keys, RECEIVED), pc.match_substring_regex(values, _NANOSECONDS))
-    usable = pc.fill_null(usable, False)
-    where = np.repeat(np.arange(len(headers)), counts)[np.asarray(usable)]
+    usable = pc.and_(pc.equal(keys, RECEIVED), _are_nanoseconds(values))
+    usable = np.asarray(pc.fill_null(usable, False))
+    where = np.repeat(np.arange(len(headers)), counts)[usable]
     if not len(where):
         return lists, None
     received, missing = np.zeros(len(headers), np.int64), np.ones(len(headers), bool)
-    received[where] = np.asarray(values.filter(usable).cast(pa.string()).cast(pa.int64()))
+    received[where] = np.asarray(values.filter(pa.array(usable)).cast(pa.string()).cast(pa.int64()))
     missing[where] = False
     return lists, pa.array(received, mask=missing)
+
+
+def _are_nanoseconds(values: pa.Array) -> pa.Array:
+    """Say which values are numbers that 64 bits hold; of 19 digits, as times of today have, they are soon seen."""
+    if values.null_count == 0 and pc.all(pc.equal(pc.binary_length(values), 19)).as_py():
+        try:
+            numbers = values.cast(pa.string()).cast(pa.int64())
+        except pa.ArrowInvalid:
+            return pc.match_substring_regex(values, _NANOSECONDS)
+        return pc.and_(pc.greater_equal(numbers, 10**18), pc.less(numbers, 9 * 10**18))
+    return pc.match_substring_regex(values, _NANOSECONDS)
 
 
 def _names(names: Sequence[str]) -> pa.Array:
@@ -99,8 +109,11 @@ def _name(name: str) -> str:
 
 
 def _instrument(key: pa.Array, values: Sequence[bytes | None], instruments: Instruments) -> pa.Array:
-    plain = pc.fill_null(pc.match_substring_regex(key, _PLAIN), False)
-    symbols = pc.if_else(plain, key, pa.scalar(None, pa.binary())).cast(pa.string())
+    few = key.dictionary_encode()
+    fits = pc.match_substring_regex(few.dictionary, _PLAIN)
+    names = pc.if_else(fits, few.dictionary, pa.scalar(None, pa.binary())).cast(pa.string())
+    symbols = names.take(few.indices)
+    plain = symbols.is_valid()
     others = np.flatnonzero(~np.asarray(plain))
     if not len(others):
         return symbols

@@ -90,6 +90,7 @@ class Service:
     name: ClassVar[str]
     title: ClassVar[str]
     default_ports: ClassVar[dict[str, int]]  # the first is the one that clients use
+    usual: ClassVar[bool] = True  # whether `up` starts it where no service is named
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
     def __init__(self, root: Path) -> None:
@@ -322,6 +323,81 @@ class Kafka(Service):
         ]
 
 
+class SecureKafka(Kafka):
+    """Kafka with a listener of TLS and SASL beside the plain one, its certificates signed by a CA of its own.
+
+    PLAIN has one user, whose password `up` prints; users of SCRAM are made by whoever wants some, over the plain
+    listener.
+    """
+
+    name = "kafka-tls"
+    title = "Apache Kafka 4.1.0 with TLS and SASL"
+    default_ports: ClassVar = {"secure": 9094, "kafka": 9095, "controller": 9096}
+    usual = False
+
+    def require(self) -> None:
+        super().require()
+        if shutil.which("openssl") is None:
+            raise MissingError("kafka-tls needs openssl for its certificates; install it: apt-get install openssl")
+
+    def new_secrets(self) -> dict[str, str]:
+        return {"password": secrets.token_urlsafe(18)}
+
+    def settings(self, record: Record) -> dict[str, object]:
+        plain = super().settings(record)
+        users = f'user_{DATABASE}="{record.secrets["password"]}"'
+        return {
+            **plain,
+            "listeners": f"{plain['listeners']},SASL_SSL://{self.address(record)}",
+            "advertised.listeners": f"{plain['advertised.listeners']},SASL_SSL://{self.address(record)}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+            "listener.name.sasl_ssl.plain.sasl.jaas.config": f"{_LOGIN}.plain.PlainLoginModule required {users};",
+            "listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config": f"{_LOGIN}.scram.ScramLoginModule required;",
+            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": f"{_LOGIN}.scram.ScramLoginModule required;",
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": self._pem("broker"),
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": self._pem("ca"),
+            "listener.name.sasl_ssl.ssl.client.auth": "requested",  # who brings a certificate has it checked
+        }
+
+    def prepare(self, record: Record) -> None:
+        """Make the CA, and certificates of the broker and of one client."""
+        ca, key = self._pem("ca"), self._pem("ca-key")
+        self._openssl("req", "-x509", *_NEW_KEY, "-keyout", key, "-out", ca, "-subj", "/CN=mdp-services-ca")
+        for name, more in (("broker", ("-addext", f"subjectAltName=IP:{HOST}")), ("client", ())):
+            signed, own = self._pem(f"{name}-cert"), self._pem(f"{name}-key")
+            by_ca = ("-CA", ca, "-CAkey", key, "-addext", "basicConstraints=critical,CA:FALSE")
+            self._openssl(
+                "req", "-x509", *_NEW_KEY, *by_ca, "-keyout", own, "-out", signed, "-subj", f"/CN={name}", *more
+            )
+        with open_private(self._pem("broker")) as both:
+            both.write(self._pem("broker-key").read_text() + self._pem("broker-cert").read_text())
+        super().prepare(record)
+
+    def exports(self, record: Record) -> dict[str, str]:
+        return {
+            "MDP_KAFKA": self.address(record),
+            "MDP_KAFKA_SECURITY": "SASL_SSL",
+            "MDP_KAFKA_CA": str(self._pem("ca")),
+            "MDP_KAFKA_SASL_MECHANISM": "PLAIN",
+            "MDP_KAFKA_USER": DATABASE,
+            "MDP_KAFKA_PASSWORD": record.secrets["password"],
+        }
+
+    def _openssl(self, *arguments: object) -> None:
+        self.run(["openssl", *map(str, arguments)])
+
+    def _pem(self, name: str) -> Path:
+        return self.dir / f"{name}.pem"
+
+
+_LOGIN = "org.apache.kafka.common.security"
+_NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3650")
+
+
 class S3(Service):
     """S3Proxy over a local directory. Signatures (version 4) are checked; conditional puts are atomic."""
 
@@ -485,7 +561,7 @@ class PostgreSQL(Service):
                 )
 
 
-SERVICES: dict[str, type[Service]] = {service.name: service for service in (Kafka, S3, PostgreSQL)}
+SERVICES: dict[str, type[Service]] = {service.name: service for service in (Kafka, SecureKafka, S3, PostgreSQL)}
 
 
 # --- what is installed --------------------------------------------------------------------------------------
@@ -771,8 +847,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command_down = commands.add_parser("down", help="stop what `up` started and remove its data")
     command_down.add_argument("--keep", action="store_true", help="keep data, ports and secrets for the next `up`")
     command_status = commands.add_parser("status", help="say what is up; exit 1 unless all is")
+    usual = "by default all but " + ", ".join(name for name, service in SERVICES.items() if not service.usual)
     for command in (command_up, command_down, command_status):
-        command.add_argument("service", nargs="*", metavar="SERVICE", help=f"{', '.join(SERVICES)} (default: all)")
+        command.add_argument("service", nargs="*", metavar="SERVICE", help=f"{', '.join(SERVICES)} ({usual})")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.service if name not in SERVICES]:
         parser.error(f"unknown service {unknown[0]!r}; known: {', '.join(SERVICES)}")
@@ -782,6 +859,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         root = services_root()
         services = [SERVICES[name](root) for name in dict.fromkeys(options.service or SERVICES)]
+        if not options.service:
+            other = options.command != "up"  # what was started by its name is stopped and shown too
+            services = [it for it in services if it.usual or (other and it.dir.exists())]
         if options.command == "status":
             return 0 if status(services) else EXIT_FAILED
         with locked(root / ".lock"):

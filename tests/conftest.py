@@ -29,7 +29,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 SERVICES = REPOSITORY / "services" / "services.py"
 EXIT_MISSING = 3
-SERVICE_FIXTURES = {"kafka_server", "s3_server", "postgres_server"}
+SERVICE_FIXTURES = {"kafka_server", "secure_kafka_server", "s3_server", "postgres_server"}
 
 # What is missing and the way out → the tests skipped for it; and other lines for the summary.
 NOTES = pytest.StashKey[list[str]]()
@@ -272,6 +272,18 @@ def kafka_server(services_root: Path) -> KafkaServer:
     return KafkaServer("kafka", services_root, start_or_skip("kafka", services_root))
 
 
+@pytest.fixture(params=["kafka-python", "confluent"])
+def kafka_client(request: pytest.FixtureRequest) -> str:
+    """Each of the clients; tests marked `once` run with the second only in make test-long."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def secure_kafka_server(services_root: Path) -> Server:
+    """Kafka behind TLS and SASL, for its user of PLAIN: `.env`."""
+    return Server("kafka-tls", services_root, start_or_skip("kafka-tls", services_root))
+
+
 @pytest.fixture(scope="session")
 def s3_server(services_root: Path) -> S3Server:
     """S3: `.endpoint`, `.access_key`, `.secret_key`, `.bucket`, `.client()`, `.new_bucket()`, `.env`."""
@@ -328,6 +340,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("services")
         if "captures" in wanted:
             item.add_marker("captures")
+        if item.get_closest_marker("once") and item.callspec.params.get("kafka_client") == "confluent":
+            item.add_marker("long")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -35,8 +35,8 @@ LINEAGE = {"load_id", "source", "source_partition", "source_position", "loaded_a
 
 
 @pytest.fixture
-def zone(tmp_path: Path, kafka_server: KafkaServer) -> Zone:
-    return Zone(tmp_path, kafka_server.bootstrap)
+def zone(tmp_path: Path, kafka_server: KafkaServer, kafka_client: str) -> Zone:
+    return Zone(tmp_path, kafka_server.bootstrap, kafka={"MDP_KAFKA_CLIENT": kafka_client})
 
 
 def publish(zone: Zone, file: Path, topic: str, *arguments: str) -> subprocess.Popen[str]:
