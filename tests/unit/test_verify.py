@@ -23,6 +23,8 @@ from loaders import verify as verification
 from loaders.chain import HEADS, Chain, Source
 from loaders.files import load
 from loaders.ledger import ENTRIES, LOG, POINTER_LIFE, Entry, Ledger, load_id
+from loaders.registry import find_feed, load_registry
+from loaders.seal import seal
 from loaders.segments import Load, SegmentWriter
 from loaders.settings import Settings
 from loaders.store import LocalStore, Store, open_store
@@ -453,3 +455,70 @@ def test_the_way_out_for_a_part_of_a_stream_that_is_lost(settings: Settings, sto
     link(store, replay, 20, 25)
     assert walk(settings)[1] == []
     assert Chain(store, STREAM, 0).end() == 30
+
+
+# Sealed days.
+
+
+@pytest.fixture
+def seals(settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The store, a day later, sealed."""
+    tomorrow = time.time_ns() + 86_400 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: tomorrow)
+    for feed in (FEED, "binance_spot"):
+        outcomes = list(seal(find_feed(feed, load_registry()), settings))
+        assert [outcome.status for outcome in outcomes] == ["sealed"]
+    return Path(settings.raw)
+
+
+def remove_open(settings: Settings, feed: str = FEED) -> None:
+    (outcome,) = seal(find_feed(feed, load_registry()), settings, grace_days=0)
+    assert outcome.status == "removed"
+
+
+def test_a_sealed_zone_is_whole_before_and_after_the_removal(settings: Settings, seals: Path) -> None:
+    assert walk(settings, hashes=True)[1] == []
+    remove_open(settings)
+    summary, findings = walk(settings, hashes=True)
+    assert findings == [] and summary.orphans == 0
+
+
+def test_an_open_file_may_only_be_gone_when_the_ledger_says_so(settings: Settings, seals: Path) -> None:
+    remove_open(settings)
+    for removal in (seals / f"{ENTRIES}removed/{FEED}").glob("*/*.json"):
+        removal.unlink()
+    _, findings = walk(settings)
+    assert {finding.what.rpartition(" ")[2] for finding in findings if "file " in finding.what} == {"there"}
+    assert len([finding for finding in findings if finding.what.endswith("is not there")]) == 3
+
+
+def test_a_sealed_file_that_is_lost_or_changed_is_named(settings: Settings, seals: Path) -> None:
+    remove_open(settings)
+    (file,) = (seals / FEED).glob("*/instrument*/*.parquet")
+    whole = file.read_bytes()
+    corrupt(file, at=len(whole) // 2)
+    assert the_fault(settings, hashes=True).key.startswith(f"seal/{FEED}/")
+    file.unlink()
+    assert the_fault(settings).what.endswith("is not there")
+
+
+def test_a_seal_and_its_loads_must_agree(settings: Settings, store: Store, seals: Path) -> None:
+    (entry,) = Ledger(store).entries(f"seal/{FEED}/")
+    sealed = [msgspec.to_builtins(load) for load in entry.sealed]
+    rewrite(seals, entry, sealed=[sealed[0] | {"rows": 7}, *sealed[1:]])
+    assert {finding.key for finding in walk(settings)[1]} == {entry.key}
+    rewrite(seals, entry, sealed=[sealed[0] | {"load_id": "0" * 20}, *sealed[1:]])
+    assert "has no entry" in the_fault(settings).what
+    rewrite(seals, entry)
+    again = entry.key[:-1] + "1"
+    copy = msgspec.to_builtins(entry) | {"key": again, "load_id": load_id(again)}
+    Ledger(store).commit(msgspec.convert(copy, Entry))
+    assert {finding.what.partition(" was ")[2] for finding in walk(settings)[1]} == {"sealed before, by another seal"}
+
+
+def test_a_removal_needs_its_seal(settings: Settings, store: Store, seals: Path) -> None:
+    remove_open(settings)
+    (entry,) = Ledger(store).entries(f"seal/{FEED}/")
+    (seals / f"{ENTRIES}{entry.key}.json").unlink()
+    said = [finding.what for finding in walk(settings)[1]]
+    assert "the files of a seal were removed that has no entry" in said
