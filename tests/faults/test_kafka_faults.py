@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from worlds.streams import Loader, Zone, numbered, produce, wait_for
+from worlds.streams import Loader, Message, Zone, numbered, produce, wait_for
+from worlds.warehouse import Warehouse
 
 from loaders.chain import Chain, Source
 from loaders.failpoints import POINTS
@@ -30,8 +35,22 @@ QUICK = ("--segment-seconds", "0.5", "--session-seconds", "6")
 
 
 @pytest.fixture
-def zone(tmp_path: Path, kafka_server: KafkaServer) -> Zone:
-    return Zone(tmp_path, kafka_server.bootstrap)
+def zone(tmp_path: Path, kafka_server: KafkaServer, kafka_client: str, landed: Path) -> Iterator[Zone]:
+    yield Zone(tmp_path, kafka_server.bootstrap, kafka={"MDP_KAFKA_CLIENT": kafka_client})
+    for raw in (tmp_path / "raw", *tmp_path.glob("*/raw")):
+        if raw.is_dir():
+            shutil.copytree(raw, landed, copy_function=link, ignore=lambda *_: {".tmp"}, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def landed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A raw zone of all that the tests here have landed; their topics differ, so that its parts fit together."""
+    return tmp_path_factory.mktemp("landed") / "raw"
+
+
+def link(source: str, target: str) -> None:
+    with contextlib.suppress(FileExistsError):  # each zone has a name of its own
+        os.link(source, target)
 
 
 @contextlib.contextmanager
@@ -88,7 +107,7 @@ def orphans(zone: Zone) -> set[str]:
 def test_killed_at_any_step_of_a_flush_it_goes_on_where_the_ledger_is(zone: Zone, kafka_server: KafkaServer) -> None:
     rows = ("--segment-rows", "100", "--session-seconds", "6")
     topics = {point: kafka_server.new_topic(2) for point in POINTS}
-    zones = {point: Zone(zone.root / point, zone.bootstrap) for point in POINTS}
+    zones = {point: replace(zone, root=zone.root / point) for point in POINTS}
     for topic in topics.values():
         produce(zone.bootstrap, topic, numbered(0, 1_000, partitions=2))
     for points in (POINTS[:4], POINTS[4:]):
@@ -131,13 +150,15 @@ def test_a_broker_that_dies_and_comes_back(zone: Zone, kafka_server: KafkaServer
     zone.check_chains()
 
 
+@pytest.mark.once
 def test_brokers_that_stay_away_are_given_up(zone: Zone, kafka_server: KafkaServer) -> None:
-    nowhere = Zone(zone.root, "127.0.0.1:9")
+    nowhere = replace(zone, bootstrap="127.0.0.1:9")
     done = nowhere.load("any", "--give-up-after", "1")
     assert done.returncode == 1
     assert "reading from Kafka at 127.0.0.1:9 has failed for" in done.stderr
 
 
+@pytest.mark.once
 def test_a_topic_made_again_is_told_and_loaded_only_if_accepted(zone: Zone, kafka_server: KafkaServer) -> None:
     topic = kafka_server.new_topic()
     produce(zone.bootstrap, topic, numbered(0, 10))
@@ -156,6 +177,7 @@ def test_a_topic_made_again_is_told_and_loaded_only_if_accepted(zone: Zone, kafk
     zone.check_chains()
 
 
+@pytest.mark.once
 def test_a_topic_made_again_under_a_running_loader_is_never_mixed_up(zone: Zone, kafka_server: KafkaServer) -> None:
     topic = kafka_server.new_topic()
     produce(zone.bootstrap, topic, numbered(0, 10))
@@ -168,6 +190,7 @@ def test_a_topic_made_again_under_a_running_loader_is_never_mixed_up(zone: Zone,
     assert zone.table()["payload"].to_pylist() == [message.value for message in numbered(0, 10)]
 
 
+@pytest.mark.once
 def test_another_cluster_is_told(
     zone: Zone,
     tmp_path: Path,
@@ -183,7 +206,7 @@ def test_another_cluster_is_told(
     done = services_command("up", "kafka", "--random-ports", root=root)
     try:
         assert done.returncode == 0, done.stderr
-        other = Zone(zone.root, done.stdout.strip().rpartition("=")[2])
+        other = replace(zone, bootstrap=done.stdout.strip().rpartition("=")[2])
         from kafka.admin import KafkaAdminClient, NewTopic
 
         client = KafkaAdminClient(bootstrap_servers=other.bootstrap)
@@ -220,6 +243,7 @@ def test_records_deleted_before_they_were_loaded_are_told_and_noted(zone: Zone, 
     assert zone.positions() == Counter((topic, 0, offset) for offset in [*range(50), *range(70, 100)])
 
 
+@pytest.mark.once
 def test_a_replay_fills_holes_and_leaves_the_rest_untouched(zone: Zone, kafka_server: KafkaServer) -> None:
     """The hole is one that Kafka still has: as when its disk comes back after records were given up."""
     topic = kafka_server.new_topic(2)
@@ -260,6 +284,7 @@ def test_a_replay_fills_holes_and_leaves_the_rest_untouched(zone: Zone, kafka_se
     assert "loaded 0 records" in zone.load(topic).stdout
 
 
+@pytest.mark.once
 def test_a_hole_that_kafka_cannot_fill_stays_and_is_told(zone: Zone, kafka_server: KafkaServer) -> None:
     topic = kafka_server.new_topic()
     produce(zone.bootstrap, topic, numbered(0, 10))
@@ -310,6 +335,7 @@ def test_a_loader_that_wakes_up_in_the_middle_of_a_flush_is_refused(zone: Zone, 
     zone.check_chains()
 
 
+@pytest.mark.once
 def test_a_disk_that_is_full_stops_it_with_nothing_lost(zone: Zone, kafka_server: KafkaServer) -> None:
     topic = kafka_server.new_topic()
     produce(zone.bootstrap, topic, numbered(0, 2_000))
@@ -328,6 +354,28 @@ def test_a_disk_that_is_full_stops_it_with_nothing_lost(zone: Zone, kafka_server
     assert not zone.positions()
     assert "loaded 2,000 records" in zone.load(topic, "--group", f"{topic}-2").stdout
     assert zone.positions() == whole(topic, 2_000)
+
+
+POISON = (
+    b"",
+    b"\xff\xfe\x00",
+    b"\x00" * 50,
+    b"[" * 10_000,
+    b'{"a":' * 10_000,
+    b'{"s":"' + b"x" * 900_000 + b'"}',
+    b'{"e":"trade","s":"BTCUSDT","t":1,"p":"retyped","q":"1","T":1723161255342,"m":true}',
+    b'{"e":"trade","s":"BTCUSDT","t":1,"renamed":"1","q":"1","T":1723161255342,"m":true}',
+)
+"""Records that are no trades: malformed, hostile, large, or of another shape than they were."""
+
+
+def test_poison_among_good_records_stops_nothing(zone: Zone, kafka_server: KafkaServer) -> None:
+    topic = kafka_server.new_topic(prefix="poison")
+    good = numbered(0, len(POISON))
+    produce(zone.bootstrap, topic, [each for pair in zip(map(Message, POISON), good, strict=True) for each in pair])
+    assert zone.load(topic).returncode == 0
+    assert zone.positions() == whole(topic, 2 * len(POISON))
+    assert zone.table()["payload"].to_pylist()[::2] == list(POISON)
 
 
 # Whatever happens, in whatever order.
@@ -384,18 +432,40 @@ def _unhurried(examples: int) -> settings:
     return settings(max_examples=examples, deadline=None, suppress_health_check=checks, phases=[Phase.generate])
 
 
+@pytest.mark.once
 @_unhurried(4)
 @given(steps=_quick)
 def test_whatever_happens_every_record_is_there_once(
-    steps: list[tuple[str, object]], tmp_path_factory: pytest.TempPathFactory, kafka_server: KafkaServer
+    steps: list[tuple[str, object]], tmp_path_factory: pytest.TempPathFactory, zone: Zone, kafka_server: KafkaServer
 ) -> None:
-    happens(steps, Zone(tmp_path_factory.mktemp("zone"), kafka_server.bootstrap), kafka_server)
+    happens(steps, replace(zone, root=tmp_path_factory.mktemp("zone")), kafka_server)
 
 
 @pytest.mark.long
 @_unhurried(40)
 @given(steps=_long)
 def test_whatever_happens_for_long_every_record_is_there_once(
-    steps: list[tuple[str, object]], tmp_path_factory: pytest.TempPathFactory, kafka_server: KafkaServer
+    steps: list[tuple[str, object]], tmp_path_factory: pytest.TempPathFactory, zone: Zone, kafka_server: KafkaServer
 ) -> None:
-    happens(steps, Zone(tmp_path_factory.mktemp("zone"), kafka_server.bootstrap), kafka_server)
+    happens(steps, replace(zone, root=tmp_path_factory.mktemp("zone")), kafka_server)
+
+
+def test_all_that_was_landed_is_canonical_once(landed: Path) -> None:
+    """The last test here: one build over the raw zones of all the others."""
+    warehouse = Warehouse(landed.parent)
+    loads = {entry.load_id: entry for entry in Ledger(LocalStore(landed)).entries() if entry.kind == "stream"}
+    tables = [pq.read_table(landed / file.path, partitioning=None) for entry in loads.values() for file in entry.files]
+    payloads = {payload for table in tables for payload in table["payload"].to_pylist()} - set(POISON)
+    numbers = {json.loads(payload)["t"] for payload in payloads}
+    poisoned = {table["source"][0].as_py() for table in tables if "poison" in table["source"][0].as_py()}
+    warehouse.build()
+    counted = warehouse.ask(
+        "select load_id, raw_records, canonical_records + duplicates + quarantined, is_conserved"
+        " from observability.conservation"
+    )
+    assert {load: tuple(counts) for load, *counts in counted if counts[0]} == {
+        load_id: (entry.records, entry.records, True) for load_id, entry in loads.items() if entry.records
+    }
+    assert warehouse.ask("select count(*), count(distinct trade_id) from canonical.trades") == [(len(numbers),) * 2]
+    quarantined = warehouse.ask("select source, source_position from canonical.quarantine order by all")
+    assert quarantined == [(topic, 2 * number) for topic in sorted(poisoned) for number in range(len(POISON))]
