@@ -5,6 +5,7 @@ files and a stream, loaded on days that are over ── built ── sealed ─�
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -16,11 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import strategies as st
 
+import loaders.failpoints
 import loaders.seal
 from loaders import verify
 from loaders.chain import Chain, Source
@@ -381,6 +385,107 @@ def test_a_day_that_is_not_over_is_refused(warehouse: Warehouse, clock: list[int
     stream(open_store(warehouse.settings.raw), 9, ["ETHUSDT"])
     assert [outcome.day for outcome in sealed(warehouse)] == [DAY]
     assert statuses(sealed(warehouse, date="2024-06-01")) == ["nothing"]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing is cleaned up after it."""
+
+
+def rows_by_load(warehouse: Warehouse) -> dict[str, Counter[str]]:
+    """Each load's rows as a build finds them: in its files, or where a seal says that they are."""
+    store = open_store(warehouse.settings.raw)
+    entries = list(Ledger(store).entries())
+    moved = {path: (load.load_id, seal.files) for seal in entries for load in seal.sealed for path in load.files}
+    tables: dict[str, pa.Table] = {}
+
+    def read(path: str) -> pa.Table:
+        if path not in tables:
+            tables[path] = pq.read_table(store.uri(path), partitioning=None)
+        return tables[path]
+
+    found: dict[str, Counter[str]] = {}
+    for entry in entries:
+        if entry.outcome == "loaded":
+            rows = found.setdefault(entry.load_id, Counter())
+            places = {moved[file.path] for file in entry.files if file.path in moved}
+            for file in entry.files:
+                if file.path not in moved:
+                    rows.update(map(repr, read(file.path).to_pylist()))
+            for stored_as, files in places:
+                for file in files:
+                    table = read(file.path)
+                    rows.update(map(repr, table.filter(pc.equal(table["load_id"], stored_as)).to_pylist()))
+    return found
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("stream"), st.lists(st.sampled_from([None, "", "NULL", "A", "B/C"]), min_size=1, max_size=5)),
+    st.tuples(st.just("deliver"), st.sampled_from(["one", "two"])),
+    st.tuples(st.just("days"), st.sampled_from([1, 8])),
+    st.tuples(st.just("seal"), st.sampled_from([None, *SEAL_POINTS])),
+)
+
+
+@hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(steps=st.lists(STEPS, min_size=4, max_size=14))
+def test_whatever_is_loaded_sealed_and_killed_each_load_keeps_its_rows(
+    steps: list[tuple[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    warehouse = Warehouse(tmp_path_factory.mktemp("world"))
+    store, now, expected = open_store(warehouse.settings.raw), [AT], {}
+    point: list[str | None] = [None]
+
+    def tick() -> int:
+        now[0] += 1_000_000
+        return now[0]
+
+    def reach(name: str) -> None:
+        if name == point[0]:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(time, "time_ns", tick)
+        patched.setattr(loaders.failpoints, "reach", reach)
+        for number, (step, given) in enumerate(steps):
+            if step == "stream":
+                stream(store, number, given)
+            elif step == "deliver":
+                path = warehouse.root / f"massive_day_aggs_2024-06-0{len(given)}.csv"
+                path.write_bytes(HEADER + b"%s,1,2,3,4,1,1717387200000000000,7\n" % given.encode() * 3)
+                warehouse.load(path, "massive_day_aggs", iso(now[0]))
+            elif step == "days":
+                now[0] += given * 86_400 * 10**9
+            else:
+                with patched.context() as kill:
+                    point[0] = given
+                    kill.setattr(loaders.seal._Writer, "discard", lambda _: None)
+                    for feed in ("binance_spot", "massive_day_aggs"):
+                        with contextlib.suppress(Killed):
+                            sealed(warehouse, feed)
+                point[0] = None
+            after = rows_by_load(warehouse)
+            assert {name: after[name] for name in expected} == expected
+            expected = after
+        now[0] += 30 * 86_400 * 10**9
+        for feed in ("binance_spot", "massive_day_aggs"):
+            sealed(warehouse, feed)
+            sealed(warehouse, feed, grace=0)
+            assert open_files(warehouse, feed) == []
+        assert rows_by_load(warehouse) == expected
+        assert [line for line in verified(warehouse) if "leads to no entry" not in line] == []
+
+
+def test_a_real_capture_is_sealed(captures: Path, tmp_path: Path, clock: list[int]) -> None:
+    warehouse = Warehouse(tmp_path / "sealed")
+    loaded = warehouse.load(captures / "binance_spot_btcusdt_20240808.gz", "binance_spot")
+    twin = warehouse.copy(tmp_path / "twin")
+    clock[0] += 86_400 * 10**9
+    (outcome,) = sealed(warehouse)
+    assert (outcome.records, outcome.files) == (loaded.entry.records, 1)
+    assert statuses(sealed(warehouse, grace=0)) == ["removed"]
+    twin.build()
+    warehouse.build()
+    assert differences(twin.tables(), warehouse.tables()) == []
 
 
 def test_it_works_on_s3(tmp_path: Path, s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
