@@ -33,6 +33,7 @@ from loaders.consumers import (
     Batch,
     BrokerError,
     Changes,
+    Headers,
     Membership,
     OutOfRange,
     Partition,
@@ -279,10 +280,14 @@ class Confluent:
     def _batch(self, partition: Partition, messages: list[Message]) -> Batch:
         """Gather the columns: every part of a record is a call of the client's own, so none is made twice."""
         offsets = list(map(Message.offset, messages))
+        headers: list[Headers] = []
         try:
-            headers = [found or () for found in map(Message.headers, messages)]
-        except (UnicodeDecodeError, SystemError) as error:
-            raise self._unreadable(partition, messages) from error
+            headers.extend(found or () for found in map(Message.headers, messages))
+        except (UnicodeDecodeError, SystemError) as error:  # the next call for this message would not even fail
+            raise StreamError(
+                f"{partition.topic}/{partition.number}, offset {offsets[len(headers)]}: a header's name is not UTF-8, "
+                f"which confluent-kafka cannot read; --client kafka-python reads it, and goes on where this one stopped"
+            ) from error
         self._positions[partition] = offsets[-1] + 1
         return Batch(
             offsets,
@@ -290,17 +295,6 @@ class Confluent:
             list(map(Message.key, messages)),
             list(map(Message.value, messages)),
             headers,
-        )
-
-    def _unreadable(self, partition: Partition, messages: list[Message]) -> StreamError:
-        offset = -1
-        with suppress(UnicodeDecodeError, SystemError):
-            for message in messages:
-                offset = message.offset() or 0
-                message.headers()
-        return StreamError(
-            f"{partition.topic}/{partition.number}, offset {offset}: a header's name is not UTF-8, which "
-            f"confluent-kafka cannot read; --client kafka-python reads it, and goes on where this one stopped"
         )
 
     def _told(self, error: KafkaError) -> Exception:

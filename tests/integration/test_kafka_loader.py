@@ -84,6 +84,7 @@ def test_an_empty_topic_is_caught_up_at_once(zone: Zone, kafka_server: KafkaServ
     assert "loaded 0 records" in zone.load(kafka_server.new_topic(2)).stdout
 
 
+@pytest.mark.once
 def test_it_stops_at_offsets_and_at_times(zone: Zone, kafka_server: KafkaServer) -> None:
     topic = kafka_server.new_topic(2, retention_ms="-1")
     minute = 1_700_000_040_000
@@ -123,6 +124,26 @@ def test_offsets_that_kafka_leaves_out_are_no_holes(zone: Zone, kafka_server: Ka
     assert "loaded 0 records" in zone.load(topic).stdout
 
 
+def test_each_client_goes_on_where_the_other_stopped(zone: Zone, kafka_server: KafkaServer, kafka_client: str) -> None:
+    topic = kafka_server.new_topic(2)
+    other = {"kafka-python": "confluent", "confluent": "kafka-python"}[kafka_client]
+    produce(zone.bootstrap, topic, numbered(0, 100, partitions=2))
+    assert "loaded 100 records" in zone.load(topic).stdout
+    produce(zone.bootstrap, topic, numbered(100, 60, partitions=2))
+    with zone.started(topic, "--session-seconds", "6", "--segment-seconds", "0.3") as one:
+        wait_for(lambda: len(zone.positions()) == 160, "the first loader")
+        with zone.started(topic, "--session-seconds", "6", "--segment-seconds", "0.3", "--client", other) as two:
+            time.sleep(3)
+            produce(zone.bootstrap, topic, numbered(160, 200, partitions=2))
+            wait_for(lambda: len(zone.positions()) == 360, "both loaders")
+            for loader in (one, two):
+                loader.process.terminate()
+                assert loader.wait() == 0, loader.said
+                assert any("records, offsets" in line for line in loader.said)
+    assert zone.positions() == Counter((topic, number, offset) for number in range(2) for offset in range(180))
+    zone.check_chains()
+
+
 def test_the_groups_offsets_are_told_but_never_read(zone: Zone, kafka_server: KafkaServer) -> None:
     from kafka import KafkaConsumer, TopicPartition
     from kafka.structs import OffsetAndMetadata
@@ -138,6 +159,7 @@ def test_the_groups_offsets_are_told_but_never_read(zone: Zone, kafka_server: Ka
     consumer.close()
 
 
+@pytest.mark.once
 def test_a_quiet_topic_is_written_by_age_and_sigterm_writes_what_waits(zone: Zone, kafka_server: KafkaServer) -> None:
     topic = kafka_server.new_topic()
     produce(zone.bootstrap, topic, numbered(0, 3))
@@ -157,6 +179,7 @@ def test_a_quiet_topic_is_written_by_age_and_sigterm_writes_what_waits(zone: Zon
     zone.check_chains()
 
 
+@pytest.mark.once
 def test_segments_close_by_bytes(zone: Zone, kafka_server: KafkaServer) -> None:
     topic = kafka_server.new_topic()
     produce(zone.bootstrap, topic, [Message(os.urandom(20_000)) for _ in range(1_000)])
@@ -165,6 +188,7 @@ def test_segments_close_by_bytes(zone: Zone, kafka_server: KafkaServer) -> None:
     assert len(zone.positions()) == 1_000
 
 
+@pytest.mark.once
 def test_every_codec_is_read(zone: Zone, kafka_server: KafkaServer) -> None:
     topic = kafka_server.new_topic()
     for number, codec in enumerate((None, "gzip", "snappy", "lz4", "zstd")):
@@ -195,6 +219,42 @@ def test_poison_records_are_kept_exactly(zone: Zone, kafka_server: KafkaServer) 
     assert rows[8]["instrument"] == "NULL"
 
 
+class Bytes(str):
+    """A header's name that kafka-python sends as these bytes."""
+
+    __slots__ = ("raw",)
+
+    def __new__(cls, raw: bytes) -> Bytes:
+        self = super().__new__(cls, raw.decode("latin-1"))
+        self.raw = raw
+        return self
+
+    def encode(self, *_: object) -> bytes:
+        return self.raw
+
+
+def test_names_of_headers_that_are_not_utf_8_are_kept_or_told(
+    zone: Zone, kafka_server: KafkaServer, kafka_client: str
+) -> None:
+    topic, names = kafka_server.new_topic(), [b"\xff\xfe", "\ufffd".encode(), "é".encode(), b"a\xed\xa0\x80"]
+    stored = ["\ufffdfffe", "\ufffdefbfbd", "é", "\ufffd61eda080"]
+    headers = [(Bytes(name), b"\xff" + name) for name in names]
+    sent = [Message(b"before"), Message(b"odd", headers=headers), Message(b"after", headers=[("a", b"b")])]
+    produce(zone.bootstrap, topic, sent, compression_type="lz4")
+    done = zone.load(topic)
+    if kafka_client == "confluent":
+        assert done.returncode == 1
+        assert f"{topic}/0, offset 1: a header's name is not UTF-8" in done.stderr
+        assert "--client kafka-python reads it" in done.stderr
+        done = zone.load(topic, "--client", "kafka-python")
+    assert done.returncode == 0, done.stderr
+    before, odd, after = zone.rows()
+    assert (before["headers"], after["headers"]) == ([], [{"key": "a", "value": b"b"}])
+    expected = zip(stored, (value for _, value in headers), strict=True)
+    assert [(pair["key"], pair["value"]) for pair in odd["headers"]] == list(expected)
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("prefix", [".hidden", "a" * 230, "_x-.Y", "NULL"])
 def test_hostile_names_of_topics(zone: Zone, kafka_server: KafkaServer, prefix: str) -> None:
     topic = kafka_server.new_topic(prefix=prefix)
@@ -204,6 +264,7 @@ def test_hostile_names_of_topics(zone: Zone, kafka_server: KafkaServer, prefix: 
     assert zone.positions() == Counter((topic, 0, offset) for offset in range(5))
 
 
+@pytest.mark.once
 def test_two_feeds_in_one_process(zone: Zone, kafka_server: KafkaServer) -> None:
     registry = load_registry()
     feeds = [replace(registry[name], topic=kafka_server.new_topic(2)) for name in ("binance_spot", "coinbase_exchange")]
@@ -216,6 +277,7 @@ def test_two_feeds_in_one_process(zone: Zone, kafka_server: KafkaServer) -> None
     }
 
 
+@pytest.mark.once
 def test_the_raw_zone_may_be_on_s3(zone: Zone, kafka_server: KafkaServer, s3_server: S3Server) -> None:
     topic = kafka_server.new_topic(2)
     produce(zone.bootstrap, topic, numbered(0, 500, partitions=2))
@@ -238,6 +300,7 @@ def test_the_raw_zone_may_be_on_s3(zone: Zone, kafka_server: KafkaServer, s3_ser
     assert places == Counter((topic, number, offset) for number in range(2) for offset in range(250))
 
 
+@pytest.mark.once
 def test_a_topic_that_is_not_there_and_a_feed_that_is_no_stream_are_told(zone: Zone) -> None:
     done = zone.load("no-such-topic")
     assert done.returncode == 1
@@ -249,6 +312,7 @@ def test_a_topic_that_is_not_there_and_a_feed_that_is_no_stream_are_told(zone: Z
     assert "comes as csv files" in done.stderr
 
 
+@pytest.mark.once
 def test_a_capture_keeps_its_times_and_its_keys(zone: Zone, tmp_path: Path, kafka_server: KafkaServer) -> None:
     file = tmp_path / "capture.txt"
     file.write_bytes(
@@ -267,6 +331,7 @@ def test_a_capture_keeps_its_times_and_its_keys(zone: Zone, tmp_path: Path, kafk
     assert headers == {"endpoint": b"wss://host", "direction": b"<-", "received_ns": b"1618677817020616000"}
 
 
+@pytest.mark.once
 def test_a_topic_that_would_eat_a_capture_is_told(zone: Zone, tmp_path: Path, kafka_server: KafkaServer) -> None:
     file = tmp_path / "capture.txt"
     file.write_bytes(b'1723161254087896568 {"data":{"s":"BTCUSDT"}}\n')
@@ -280,6 +345,7 @@ def test_a_topic_that_would_eat_a_capture_is_told(zone: Zone, tmp_path: Path, ka
     assert "loaded 2 records" in zone.load(topic).stdout
 
 
+@pytest.mark.once
 def test_three_loaders_one_killed_and_one_stalled_give_the_tables_of_the_file(
     zone: Zone, captures: Path, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def test_by_tls_and_a_password_records_are_published_loaded_and_replayed(zone: Z
     assert zone.kafka["MDP_KAFKA_PASSWORD"] not in done.stdout + done.stderr + again.stdout + again.stderr
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-512"])
 def test_by_scram(mechanism: str, zone: Zone, tmp_path: Path, secure_kafka_server: Server, kafka_client: str) -> None:
     from kafka.admin import KafkaAdminClient, ScramMechanism, UserScramCredentialUpsertion
@@ -127,6 +128,7 @@ def test_a_name_that_is_not_the_certificates_is_not_trusted(
     assert "as its certificate does" in refused_at_once(zone)
 
 
+@pytest.mark.once
 def test_a_certificate_of_our_own_is_shown_to_the_broker(
     zone: Zone, tmp_path: Path, secure_kafka_server: Server, kafka_client: str
 ) -> None:
@@ -140,6 +142,7 @@ def test_a_certificate_of_our_own_is_shown_to_the_broker(
     assert refused.returncode == 1
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["CA", "CERT"])
 def test_a_file_that_is_not_there_is_named(
     name: str, tmp_path: Path, secure_kafka_server: Server, kafka_client: str

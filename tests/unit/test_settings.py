@@ -72,3 +72,34 @@ def test_s3_reads_the_usual_variables_and_shows_no_secret() -> None:
     assert (settings.s3.access_key, settings.s3.secret_key) == ("me", "canary-secret")
     assert (settings.s3.region, settings.s3.endpoint) == ("eu-west-1", "http://b")
     assert "canary" not in repr(settings)
+
+
+def test_kafka_is_spoken_to_in_its_own_words_and_shows_no_secret() -> None:
+    env = {"MDP_KAFKA_SECURITY": "sasl_ssl", "MDP_KAFKA_USER": "mdp", "MDP_KAFKA_PASSWORD": "canary"}
+    security = Settings.from_env({**env, "MDP_KAFKA_CA": "/ca.pem"}).kafka_security
+    assert (security.protocol, security.mechanism, security.user) == ("SASL_SSL", "SCRAM-SHA-512", "mdp")
+    assert (security.password, security.ca) == ("canary", "/ca.pem")
+    assert "canary" not in repr(Settings.from_env(env))
+
+
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        ({"SECURITY": "TLS"}, "MDP_KAFKA_SECURITY is 'TLS'; give one of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"),
+        ({"PASSWORD": "canary", "USER": "u"}, "MDP_KAFKA_USER is set, and MDP_KAFKA_SECURITY is PLAINTEXT"),
+        ({"PASSWORD": "canary", "SECURITY": "SSL"}, "MDP_KAFKA_PASSWORD is set, and MDP_KAFKA_SECURITY is SSL"),
+        ({"CA": "/ca.pem", "SECURITY": "PLAINTEXT"}, "MDP_KAFKA_CA is set"),
+        ({"PASSWORD": "canary", "SECURITY": "SASL_SSL"}, "set MDP_KAFKA_USER and MDP_KAFKA_PASSWORD"),
+        ({"SECURITY": "SSL", "CERT": "/c.pem"}, "belong together"),
+        (
+            {"SECURITY": "SASL_SSL", "USER": "u", "PASSWORD": "canary", "SASL_MECHANISM": "GSSAPI"},
+            "MDP_KAFKA_SASL_MECHANISM is 'GSSAPI'; give one of PLAIN",
+        ),
+        ({"CLIENT": "librdkafka"}, "MDP_KAFKA_CLIENT is 'librdkafka'; give kafka-python or confluent"),
+    ],
+)
+def test_how_kafka_is_spoken_to_is_whole_and_nothing_of_it_is_ignored(env: dict[str, str], told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({f"MDP_KAFKA_{name}": value for name, value in env.items()})
+    assert told in str(caught.value)
+    assert "canary" not in str(caught.value)
