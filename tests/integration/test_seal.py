@@ -419,10 +419,11 @@ def rows_by_load(warehouse: Warehouse) -> dict[str, Counter[str]]:
 
 
 STEPS = st.one_of(
+    st.tuples(st.just("late"), st.lists(st.sampled_from([None, "A", "B/C"]), min_size=1, max_size=3)),
     st.tuples(st.just("stream"), st.lists(st.sampled_from([None, "", "NULL", "A", "B/C"]), min_size=1, max_size=5)),
     st.tuples(st.just("deliver"), st.sampled_from(["one", "two"])),
     st.tuples(st.just("days"), st.sampled_from([1, 8])),
-    st.tuples(st.just("seal"), st.sampled_from([None, *SEAL_POINTS])),
+    st.tuples(st.just("seal"), st.sampled_from([None, None, *SEAL_POINTS])),
 )
 
 
@@ -449,6 +450,10 @@ def test_whatever_is_loaded_sealed_and_killed_each_load_keeps_its_rows(
         for number, (step, given) in enumerate(steps):
             if step == "stream":
                 stream(store, number, given)
+            elif step == "late":
+                now[0] -= 86_400 * 10**9
+                stream(store, number, given)
+                now[0] += 86_400 * 10**9
             elif step == "deliver":
                 path = warehouse.root / f"massive_day_aggs_2024-06-0{len(given)}.csv"
                 path.write_bytes(HEADER + b"%s,1,2,3,4,1,1717387200000000000,7\n" % given.encode() * 3)
