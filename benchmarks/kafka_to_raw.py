@@ -15,7 +15,6 @@ record polled to the last one committed. Messages are those of the Binance captu
 from __future__ import annotations
 
 import argparse
-import gc
 import gzip
 import json
 import os
@@ -184,7 +183,9 @@ def peak() -> int | None:
 
 
 def measure(what: str, argument: str) -> None:
-    gc.set_threshold(100_000, 20, 100)  # as mdp load kafka does
+    from loaders.kafka import settle_memory
+
+    settle_memory()
     started = time.process_time()
     found = {"load": load, "consume": consume}[what](argument) if what != "write" else write(int(argument))
     print(json.dumps({**found, "cpu": time.process_time() - started, "peak": peak()}))
@@ -232,6 +233,7 @@ class Run:
             "rate": records / seconds,
             "peak": max(one["peak"] or 0 for one in found),
             "by": [one["records"] for one in found],
+            "cpu_us": sum(one["cpu"] for one in found) / records * 1e6,
             "segments": sorted(segment for one in found[:1] for segment in one.get("segments", [])),
             "first": min(one["first"] for one in busy),
         }

@@ -6,7 +6,6 @@ mdp capture publish FILE --topic T ──▶ Kafka ── mdp load kafka --feed 
 from __future__ import annotations
 
 import dataclasses
-import gc
 import logging
 import signal
 import sys
@@ -113,7 +112,7 @@ def load_kafka(
     where Kafka does not hold what comes next (retention, a topic made anew, another cluster): nothing is skipped unless
     --accept says so. What happens is told on the error stream, with MDP_LOG=json as one JSON object a line.
     """
-    from loaders.kafka import KafkaLoader
+    from loaders.kafka import KafkaLoader, settle_memory
     from loaders.metrics import Metrics
 
     try:
@@ -143,7 +142,7 @@ def load_kafka(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    gc.set_threshold(100_000, 20, 100)  # a poll makes thousands of small objects, and none of them is in a cycle
+    settle_memory()
     started = time.monotonic()
     try:
         totals = loader.run()
