@@ -11,6 +11,7 @@ instrument is the record's key, or what its payload says where there is no key t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain
 
 import numpy as np
@@ -79,12 +80,11 @@ def _headers(headers: Sequence[Headers]) -> tuple[pa.Array, pa.Array | None]:
 
 def _are_nanoseconds(values: pa.Array) -> pa.Array:
     """Say which values are numbers that 64 bits hold; of 19 digits, as times of today have, they are soon seen."""
-    if values.null_count == 0 and pc.all(pc.equal(pc.binary_length(values), 19)).as_py():
-        try:
-            numbers = values.cast(pa.string()).cast(pa.int64())
-        except pa.ArrowInvalid:
-            return pc.match_substring_regex(values, _NANOSECONDS)
-        return pc.and_(pc.greater_equal(numbers, 10**18), pc.less(numbers, 9 * 10**18))
+    with suppress(pa.ArrowInvalid):
+        if values.null_count == 0 and pc.all(pc.equal(pc.binary_length(values), 19)).as_py():
+            extremes = pc.min_max(values.cast(pa.string()).cast(pa.int64())).as_py()
+            if extremes["min"] >= 10**18 and extremes["max"] < 9 * 10**18:
+                return pa.repeat(pa.scalar(True), len(values))
     return pc.match_substring_regex(values, _NANOSECONDS)
 
 

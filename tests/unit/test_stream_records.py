@@ -76,3 +76,21 @@ def test_whatever_comes_every_record_is_a_row(records: list[tuple[bytes | None, 
     found = table([value for value, _ in records], [key for _, key in records])
     assert list(zip(found["payload"].to_pylist(), found["key"].to_pylist(), strict=True)) == records
     assert pc.all(pc.equal(found["source_partition"], 3)).as_py() is not False
+
+
+@given(st.lists(st.binary(max_size=6) | st.sampled_from(["é".encode(), "\ufffd".encode(), b"\xed\xa0\x80"])))
+def test_names_of_headers_stand_for_their_bytes(names: list[bytes]) -> None:
+    """A name is text where it is UTF-8 and does not begin with the mark, else the mark and its bytes."""
+    given_names = [name.decode("utf-8", "surrogateescape") for name in names]
+    found = table([b""], headers=[[(name, b"") for name in given_names]])["headers"].to_pylist()[0]
+    told = [pair["key"] for pair in found]
+    back = [bytes.fromhex(key[1:]) if key.startswith("\ufffd") else key.encode() for key in told]
+    assert back == names
+
+
+def test_numbers_of_nineteen_digits_are_times_and_nothing_else_is() -> None:
+    values = [b"1723161254087896568", b"-723161254087896568", b"9723161254087896568", b"0x23161254087896568", b"0" * 19]
+    for value in values:
+        usual = table([b""], headers=[[("received_ns", value)]], timestamps=[1_000])
+        among = table([b"", b""], headers=[[("received_ns", value)], [("received_ns", b"5")]], timestamps=[1_000, 0])
+        assert nanoseconds(usual)[0] == nanoseconds(among)[0], value
