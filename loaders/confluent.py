@@ -44,7 +44,8 @@ from loaders.settings import KafkaSecurity
 
 GATHER_RECORDS, GATHER_SECONDS = 100, 0.01
 """How long more records are waited for when there is one: few large polls cost less than many small ones."""
-QUEUE_KIB = 32 << 10
+QUEUE_KIB = 16 << 10
+"""What the client may have read ahead, of each partition."""
 
 _OUT_OF_RANGE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 _FORBIDDEN = {

@@ -10,8 +10,7 @@ What waits is bounded by rows, bytes and age. Records at or behind `stop`, where
 from __future__ import annotations
 
 import time
-from concurrent.futures import Executor, Future
-from contextlib import suppress
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -191,8 +190,7 @@ class Lane:
     def abandon(self) -> None:
         """Give up what is in writing."""
         if self.writing is not None:
-            with suppress(StoreError):
-                self.writing.done.result()
+            wait([self.writing.done])
             self.writing.writer.discard()
             self.writing = None
 
