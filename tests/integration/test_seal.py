@@ -223,10 +223,12 @@ def test_a_late_load_stays_open_for_the_next_seal(warehouse: Warehouse, clock: l
     before = raw_rows(warehouse)
     warehouse.build()
     tables = warehouse.tables()
+    assert statuses(sealed(warehouse, date="2024-06-01", grace=0)) == ["nothing", "removed"]
+    assert raw_rows(warehouse) == before and len(open_files(warehouse)) == 1, "the late load's file stays"
     (outcome,) = sealed(warehouse)
     assert (outcome.status, outcome.loads, outcome.records) == ("sealed", 1, 2)
     assert [entry.key[-4:] for entry in Ledger(open_store(warehouse.settings.raw)).entries("seal/")] == ["0000", "0001"]
-    assert statuses(sealed(warehouse, grace=0)) == ["removed", "removed"]
+    assert statuses(sealed(warehouse, grace=0)) == ["removed"]
     assert raw_rows(warehouse) == before
     equal_after(warehouse, tables)
 
