@@ -357,7 +357,7 @@ def test_a_machine_without_the_programs_hears_what_to_install(own_root: Path) ->
 def test_an_unknown_service_is_refused(own_root: Path, services_command: Command) -> None:
     done = services_command("up", "redis", root=own_root)
     assert done.returncode == 2
-    assert "unknown service 'redis'; known: kafka, s3, postgres" in done.stderr
+    assert "unknown service 'redis'; known: kafka, kafka-tls, s3, postgres" in done.stderr
 
 
 def test_compose_starts_the_same_services() -> None:
