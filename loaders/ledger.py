@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
 
 import msgspec
 
@@ -26,6 +27,8 @@ from loaders.times import iso
 ENTRIES, LOG, ZONE = "_ledger/entries/", "_ledger/log/", "_ledger/zone"
 POINTER_LIFE = 15 * 60
 """Seconds within which an entry follows its pointer; after them a reader may stop waiting for it."""
+MOST_DAYS = 40
+"""Days of the log that are listed one by one."""
 
 
 class DataFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +117,14 @@ def load_id_at(cursor: str) -> str:
     return cursor.rpartition("-")[2]
 
 
+def _days_since(cursor: str) -> list[str]:
+    """Return the prefixes of the days from a cursor's on, up to tomorrow (clocks differ); all at once if many."""
+    first = date.fromisoformat(cursor[:10])
+    last = max(first, datetime.fromtimestamp(time.time_ns() // 1_000_000_000, UTC).date() + timedelta(days=1))
+    days = (last - first).days + 1
+    return [""] if days > MOST_DAYS else [f"{first + timedelta(days=number)}/" for number in range(days)]
+
+
 class _Pointer(msgspec.Struct):
     key: str
 
@@ -159,9 +170,14 @@ class Ledger:
             yield from in_threads(pool, lambda name: (name, self.at(name)), cursors)
 
     def pointers(self, cursor: str | None = None) -> Iterator[str]:
-        """Yield the cursors after a given one; nothing but names is read."""
-        for name in self._store.list(LOG, f"{LOG}{cursor}.json" if cursor else None):
-            yield name[len(LOG) :].removesuffix(".json")
+        """Yield the cursors after a given one; nothing but names is read.
+
+        Days are listed one by one: some servers look at all that has the prefix, whatever they are to start after.
+        """
+        after = f"{LOG}{cursor}.json" if cursor else None
+        for prefix in _days_since(cursor) if cursor else [""]:
+            for name in self._store.list(LOG + prefix, after):
+                yield name[len(LOG) :].removesuffix(".json")
 
     def at(self, cursor: str) -> Entry | None:
         """Return the entry to which a pointer leads, None if it is not there (yet)."""
