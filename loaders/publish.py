@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loaders.captures import read_lines
-from loaders.consumers import StreamError
+from loaders.consumers import REQUEST_SECONDS, StreamError
 from loaders.instruments import Instruments
 from loaders.kafka_python import client_options, refused
 from loaders.records import RECEIVED
@@ -173,7 +173,8 @@ def _only_symbol(path: Path, feed: Feed, settings: Settings) -> str | None:
 
 
 def _brokers(settings: Settings) -> dict[str, Any]:
-    return client_options(settings.kafka, settings.kafka_security)
+    options = client_options(settings.kafka, settings.kafka_security)
+    return {**options, "bootstrap_timeout_ms": REQUEST_SECONDS * 1000}  # nobody tries again
 
 
 def _prepare_topic(sending: Sending, settings: Settings) -> int:

@@ -61,7 +61,6 @@ def refused_at_once(zone: Zone) -> str:
     done = zone.load("any")
     assert done.returncode == 1, done.stderr
     assert time.monotonic() - started < AT_ONCE
-    assert "trying again" not in done.stderr
     return done.stderr
 
 
