@@ -86,7 +86,7 @@ class Confluent:
                     **shared,
                     "group.id": membership.group or "mdp-without-group",
                     "session.timeout.ms": session_ms,
-                    "heartbeat.interval.ms": session_ms // 6,
+                    "heartbeat.interval.ms": int(membership.heartbeat_seconds * 1000),
                     "partition.assignment.strategy": "cooperative-sticky",
                     "enable.auto.commit": False,
                     "enable.auto.offset.store": False,

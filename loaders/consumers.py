@@ -127,6 +127,11 @@ class Membership:
     client: KafkaClient = "kafka-python"
     security: KafkaSecurity = PLAINTEXT
 
+    @property
+    def heartbeat_seconds(self) -> float:
+        """How often it says that it lives, which is also how soon it hears that partitions are to be shared anew."""
+        return min(1.0, self.session_seconds / 6)
+
     @classmethod
     def by(cls, settings: Settings, group: str | None = None, session_seconds: float = 45.0) -> Membership:
         """Return the membership that the settings give."""

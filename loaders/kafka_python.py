@@ -56,7 +56,7 @@ class KafkaPython:
                 **shared,
                 group_id=membership.group,
                 session_timeout_ms=int(membership.session_seconds * 1000),
-                heartbeat_interval_ms=int(membership.session_seconds * 1000 / 6),
+                heartbeat_interval_ms=int(membership.heartbeat_seconds * 1000),
                 partition_assignment_strategy=[CooperativeStickyAssignor],
                 enable_auto_commit=False,
                 auto_offset_reset="none",

@@ -59,10 +59,13 @@ def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
 
 def are_there(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> bool:
     """Whether the lake has these tables of the schema ``observability``."""
-    rows = connection.execute(
-        "select table_name from duckdb_tables() where database_name = 'lake' and schema_name = 'observability'"
-    ).fetchall()
-    return set(names) <= {name for (name,) in rows}
+    # Asking each by its name is far cheaper than duckdb_tables(), which looks at everything that is attached.
+    try:
+        for name in names:
+            connection.execute(f"from lake.observability.{name} limit 0")
+    except duckdb.CatalogException:
+        return False
+    return True
 
 
 def scalar(connection: duckdb.DuckDBPyConnection, query: str) -> int:

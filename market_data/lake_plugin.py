@@ -3,7 +3,7 @@
     dbt build|run|snapshot ──> writers' lock ──> ATTACH lake (head) ──> restore what a failed run left
                                    │                                        │
                                    │            raw.main.<feed>, <── enter new ledger entries
-                                   │            raw.main.build_window
+                                   │            build_window, progress
                                    └─ dbt test and the rest: the same lock, nothing entered
 
 Plain dbt publishes nothing: `mdp build` and `mdp publish` do (market_data/publishing.py).
@@ -36,49 +36,56 @@ class Plugin(BasePlugin):
 
     def initialize(self, plugin_config: dict[str, Any]) -> None:
         self.settings = Settings.from_env()
+        self._begun: str | None = None
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         """Called once, for the process's one DuckDB connection."""
-        if not lock.is_held(self.settings):  # mdp holds it when it runs dbt; plain dbt keeps it to its end
-            lock.acquire(self.settings)
         lake.make_places(self.settings)
         lake.prepare(conn, self.settings)
-        bookkeeping.create_tables(conn)
-        command = getattr(get_flags(), "WHICH", None)
-        if command in WRITING_COMMANDS:
-            publishing.restore_if_unfinished(conn, self.settings)
-            bookkeeping.enter_loads(conn, self.settings)
-            publishing.note(conn, get_invocation_id(), "started", f"dbt {command}")
         conn.execute("attach ':memory:' as raw")
-        open_window(conn, self.settings)
-        conn.execute(f"attach {lake.quoted(str(self.settings.state_dir / publishing.SCRATCH))} as scratch")
-        conn.execute("create schema if not exists scratch.staging")
+        for feed in load_registry().values():
+            name, nothing = lake.identifier(feed.name), lake.identifier(f"{feed.name}__nothing")
+            conn.execute(f"create table raw.main.{nothing} ({columns_of(feed)})")
+            conn.execute(
+                f"create view raw.main.{name} as"
+                f" select * exclude (__file), null::bigint as load_seq from raw.main.{nothing}"
+            )
 
     def configure_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """Called for each of dbt's cursors: unqualified names are the lake's."""
         cursor.execute(f"use {lake.ALIAS}")
         cursor.execute("set TimeZone = 'UTC'")
+        if self._begun != get_invocation_id():  # a process may run dbt many times over one connection
+            self._begun = get_invocation_id()
+            self._begin(cursor)
+
+    def _begin(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        is_plain = not lock.is_held(self.settings)  # mdp holds it when it runs dbt; plain dbt keeps it to its end
+        if is_plain:
+            lock.acquire(self.settings)
+        bookkeeping.create_tables(cursor)
+        command = getattr(get_flags(), "WHICH", None)
+        if command in WRITING_COMMANDS:
+            if is_plain:  # mdp has done both, and chosen by them what to run
+                publishing.restore_if_unfinished(cursor, self.settings)
+                bookkeeping.enter_loads(cursor, self.settings)
+            publishing.note(cursor, get_invocation_id(), "started", f"dbt {command}")
+        open_window(cursor, self.settings)
+        cursor.execute(f"attach {lake.quoted(str(self.settings.state_dir / publishing.SCRATCH))} as scratch")
+        cursor.execute("create schema if not exists scratch.staging")
 
 
 def open_window(conn: duckdb.DuckDBPyConnection, settings: Settings) -> None:
-    """Close the build's window at the last load entered, and give each feed an empty, typed relation."""
-    zone = settings.raw + "/"
+    """Close the build's window at the last load entered, and keep the models' marks as they are now."""
     release = publishing.published(conn)
     conn.execute(
-        "create table raw.main.build_window (last_load_seq bigint, published_load_seq bigint, raw_zone varchar)"
+        "create or replace table raw.main.build_window as"
+        " select ?::bigint as last_load_seq, ?::bigint as published_load_seq, ?::varchar as raw_zone",
+        [publishing.last_load_seq(conn), release.last_load_seq if release else 0, settings.raw + "/"],
     )
     conn.execute(
-        "insert into raw.main.build_window values (?, ?, ?)",
-        [publishing.last_load_seq(conn), release.last_load_seq if release else 0, zone],
+        "create or replace table raw.main.progress as select model, load_seq from lake.observability.progress"
     )
-    for feed in load_registry().values():
-        name = '"' + feed.name.replace('"', '""') + '"'
-        nothing = '"' + feed.name.replace('"', '""') + '__nothing"'
-        conn.execute(f"create table raw.main.{nothing} ({columns_of(feed)})")
-        conn.execute(
-            f"create view raw.main.{name} as"
-            f" select * exclude (__file), null::bigint as load_seq from raw.main.{nothing}"
-        )
 
 
 def columns_of(feed: Feed) -> str:

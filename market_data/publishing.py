@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,6 +127,28 @@ def loaded_since(connection: duckdb.DuckDBPyConnection, release: Release | None)
     """How many loads, refusals apart, the head has taken in since a release."""
     query = "select count(*) from lake.observability.loads where outcome = 'loaded' and load_seq >"
     return bookkeeping.scalar(connection, f"{query} {release.last_load_seq if release else 0}")
+
+
+def feeds_since(connection: duckdb.DuckDBPyConnection, release: Release) -> set[str]:
+    """The feeds of the loads that the head has taken in since a release."""
+    rows = connection.execute(
+        "select distinct feed from lake.observability.loads where outcome = 'loaded' and load_seq > ?",
+        [release.last_load_seq],
+    ).fetchall()
+    return {feed for (feed,) in rows}
+
+
+def pass_over(connection: duckdb.DuckDBPyConnection, tables: Collection[str]) -> None:
+    """Let all models but these have come to the last load: none of the loads since is for them."""
+    connection.execute(
+        "update lake.observability.progress set load_seq = ? where not list_contains(?, model)",
+        [last_load_seq(connection), sorted(tables)],
+    )
+
+
+def has_staged(settings: Settings) -> bool:
+    """Whether an earlier build has left its staging tables here, for models that read them to find them."""
+    return (settings.state_dir / SCRATCH).exists()
 
 
 def quarantined_since(connection: duckdb.DuckDBPyConnection, release: Release | None) -> int:

@@ -18,7 +18,7 @@ import duckdb
 import pytest
 from worlds.warehouse import REPOSITORY, Warehouse, differences
 
-from market_data import bookkeeping, build, client, lake, lock, publishing
+from market_data import bookkeeping, build, client, dbt_runs, lake, lock, publishing
 
 T0 = 1_709_596_800_000  # 2024-03-05 00:00:00 UTC, ms
 
@@ -66,7 +66,7 @@ def with_a_failing_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     shutil.copytree(REPOSITORY / "dbt_project", project, ignore=shutil.ignore_patterns("target", "logs"))
     shutil.copy(REPOSITORY / "profiles.yml", project.parent)
     (project / "tests" / "assert_no_price_is_13.sql").write_text(BAD_TEST)
-    monkeypatch.setattr(build, "PROJECT", project)
+    monkeypatch.setattr(dbt_runs, "PROJECT", project)
 
 
 def test_a_failing_test_publishes_nothing_and_its_loads_count_as_unseen(

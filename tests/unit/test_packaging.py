@@ -22,7 +22,7 @@ DEPENDENCIES = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
 # loaders/settings.py reads the environment; the others only tell a library in this process where things are.
 MAY_TOUCH_ENVIRONMENT = {
     "loaders/settings.py",
-    "market_data/build.py",  # dbt, run in this process, reads the settings again
+    "market_data/dbt_runs.py",  # dbt, run in this process, reads the settings again
     "market_data/demo/picture.py",  # matplotlib keeps its cache where MPLCONFIGDIR says
 }
 

@@ -4,26 +4,43 @@
     raw.main.build_window holds its last load_seq. Each incremental model keeps its own mark, the last load_seq
     that it has processed, in lake.observability.progress, written in the transaction that writes its rows. So a
     model reads the loads in (its mark, end of the window], whatever was killed, skipped or selected before.
+    raw.main.progress holds the marks as the build found them, where asking costs nothing.
 -#}
 
-{#- One value of the database while models run; `fallback` while dbt parses. -#}
-{% macro ask(query, fallback=none) -%}
-    {%- if execute -%}
-        {%- set answer = run_query(query) -%}
-        {{- return(answer.columns[0].values()[0] if answer.rows else fallback) -}}
+{#- The rows that a query answers while models run; none while dbt parses. A build asks each question once, so it must be
+    one whose answer no later model of the build changes. (The graph is the one thing that all nodes of a build share.) -#}
+{% macro ask(query) -%}
+    {%- if not execute -%}{{- return([]) -}}{%- endif -%}
+    {%- if graph.get('answers_of') != invocation_id -%}
+        {%- do graph.update({'answers_of': invocation_id, 'answers': {}}) -%}
     {%- endif -%}
-    {{- return(fallback) -}}
+    {%- if query not in graph.answers -%}
+        {%- do graph.answers.update({query: run_query(query).rows | map('list') | list}) -%}
+    {%- endif -%}
+    {{- return(graph.answers[query]) -}}
+{%- endmacro %}
+
+{#- The first column of what a query answers. -#}
+{% macro ask_values(query) -%}
+    {{- return(ask(query) | map('first') | list) -}}
+{%- endmacro %}
+
+{#- The one value that a query answers; `fallback` while dbt parses. -#}
+{% macro ask_value(query, fallback=none) -%}
+    {{- return(ask_values(query) | first if ask(query) else fallback) -}}
 {%- endmacro %}
 
 {#- The last load_seq of this build. -#}
 {% macro window_end() -%}
-    {{- return(ask("select last_load_seq from raw.main.build_window", 0)) -}}
+    {{- return(ask_value("select last_load_seq from raw.main.build_window", 0)) -}}
 {%- endmacro %}
 
-{#- How far each model has come: its name and the last load_seq that it has processed. -#}
-{% macro progress() -%}
+{#- How far each model has come, now or `at_start` of the build: its name and the last load_seq that it has processed. -#}
+{% macro progress(at_start=false) -%}
     {%- set found = {} -%}
-    {%- for row in (run_query("select model, load_seq from lake.observability.progress") if execute else []) -%}
+    {%- set marks = ask("select model, load_seq from raw.main.progress") if at_start
+        else run_query("select model, load_seq from lake.observability.progress").rows if execute else [] -%}
+    {%- for row in marks -%}
         {%- do found.update({row[0]: row[1]}) -%}
     {%- endfor -%}
     {{- return(found) -}}
@@ -31,7 +48,7 @@
 
 {#- This model's own mark, as a literal. (A macro of its own so that unit tests can override it.) -#}
 {% macro mark() -%}
-    {{- return(progress().get(this.identifier, 0) if is_incremental() else 0) -}}
+    {{- return(progress(at_start=true).get(this.identifier, 0) if is_incremental() else 0) -}}
 {%- endmacro %}
 
 {#-
@@ -54,7 +71,7 @@
     from nothing, or whose table is not there, needs them all. -#}
 {% macro least_mark_downstream() -%}
     {%- set marks = [window_end()] -%}
-    {%- set come = progress() -%}
+    {%- set come = progress(at_start=true) -%}
     {%- for node in graph.nodes.values()
         if model.unique_id in node.depends_on.nodes and node.config.materialized == 'incremental' -%}
         {%- set starts_anew = flags.FULL_REFRESH or not adapter.get_relation(node.database, node.schema, node.alias) -%}
@@ -150,11 +167,15 @@
     insert or replace into scratch.staging.staged values ('{{ this.identifier }}', {{ after }}, {{ window_end() }})
 {%- endmacro %}
 
-{#- A staging model's records that this model has not processed yet. -#}
+{#- A staging model's records that this model has not processed yet. One that is not built because there are none for it
+    may hold what another build left. -#}
 {% macro unseen(staging_model) -%}
     {%- set relation = ref(staging_model) -%}
     {%- if execute and flags.WHICH in ('run', 'build') and staging_model not in selected_models() -%}
-        {%- set holds = ask(
+        {%- if adapter.get_relation('scratch', 'staging', staging_model) and not has_news(staging_model) -%}
+            {{- return("(select * from " ~ relation ~ " where false)") -}}
+        {%- endif -%}
+        {%- set holds = ask_value(
             "select count(*) from scratch.staging.staged where model = '" ~ staging_model ~ "' and after_seq <= " ~ mark()
             ~ " and to_seq >= " ~ window_end(), 0
         ) if adapter.get_relation('scratch', 'staging', 'staged') else 0 -%}
@@ -166,6 +187,16 @@
         {%- endif -%}
     {%- endif -%}
     (select * from {{ relation }} where load_seq > {{ mark() }})
+{%- endmacro %}
+
+{#- Whether a staging model's feed has loads that this model has not processed. -#}
+{% macro has_news(staging_model) -%}
+    {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.name == staging_model -%}
+        {{- return(ask_value(
+            "select count(*) from lake.observability.loads where feed = '" ~ node.config.meta.feed ~ "' and outcome = 'loaded'"
+            ~ " and load_seq > " ~ mark() ~ " and load_seq <= " ~ window_end(), 0
+        ) > 0) -}}
+    {%- endfor -%}
 {%- endmacro %}
 
 {% macro selected_models() -%}
@@ -184,6 +215,6 @@
     {%- for table in tables -%}
         {%- do changes.append("select load_seq from " ~ ref('int_' ~ table ~ '__versioned') ~ " where build_seq > " ~ mark()) -%}
     {%- endfor -%}
-    {%- set loads = run_query(changes | join(" union ")).columns[0].values() -%}
+    {%- set loads = ask_values(changes | join(" union ")) -%}
     {{- return("load_seq in (" ~ loads | sort | join(", ") ~ ")" if loads else "false") -}}
 {%- endmacro %}

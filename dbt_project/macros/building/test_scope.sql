@@ -28,14 +28,14 @@
     {%- endfor -%}
     {%- if not found -%}{{- return(none) -}}{%- endif -%}
     {%- set scope = found[0] -%}
-    {%- set published = ask("select published_load_seq from raw.main.build_window", 0) -%}
+    {%- set published = ask_value("select published_load_seq from raw.main.build_window", 0) -%}
     {%- set values = [] -%}
     {%- for table in scope['in'] if table == 'loads' or adapter.get_relation('lake', 'versioned', table) -%}
         {%- set changed = "lake.observability.loads where load_seq > " if table == 'loads'
             else "lake.versioned." ~ table ~ " where build_seq > " -%}
-        {%- do values.extend(run_query(
+        {%- do values.extend(ask_values(
             "select distinct (" ~ scope.changed ~ ")::varchar as changed from " ~ changed ~ published
-        ).columns[0].values() | select | list) -%}
+        ) | select | list) -%}
     {%- endfor -%}
     {{- return(in_dates(scope.column, values) if scope.of == 'dates' else in_values(scope.column, values)) -}}
 {%- endmacro %}

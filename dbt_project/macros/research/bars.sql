@@ -9,10 +9,10 @@
     {%- set dates = [] -%}
     {%- if execute -%}
         {%- for name in ['int_trades__versioned', 'int_bars__versioned'] -%}
-            {%- do dates.extend(run_query(
+            {%- do dates.extend(ask_values(
                 "select distinct unnest([session_date, session_date + 1, event_date])::date::varchar as changed from "
                 ~ ref(name) ~ " where build_seq > " ~ mark()
-            ).columns[0].values() | list) -%}
+            )) -%}
         {%- endfor -%}
     {%- endif -%}
     {{- return(dates) -}}

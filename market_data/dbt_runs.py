@@ -1,0 +1,195 @@
+"""Running dbt in this process.
+
+Project ── parsed once ──> manifest ──┬── run(arguments) ──> dbt, its log in the lake's state directory
+                                      └── affected_by(feeds) ──> the nodes that new records of these feeds change
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import io
+import os
+import shutil
+import sys
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import duckdb
+
+from loaders.registry import REGISTRY
+from loaders.settings import Settings, user_cache
+from market_data import bookkeeping, lake, publishing
+
+PROJECT = REGISTRY.parent.parent
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(what, done, total)`` while models and tests run."""
+
+DEFINITIONS = ("view", "table_function")
+"""Materializations that hold no data: under the same code they stand as they are."""
+
+
+class BuildFailedError(RuntimeError):
+    """A model or a test failed; nothing was published. ``failures`` names each with its message."""
+
+    def __init__(self, failures: list[str]) -> None:
+        super().__init__("; ".join(failures) or "dbt failed before it ran anything")
+        self.failures = failures
+
+
+@dataclass(frozen=True)
+class Affected:
+    """What new records of some feeds change: the tables that keep a mark of their own, all nodes to run, by name."""
+
+    tables: frozenset[str]
+    nodes: tuple[str, ...]
+
+
+class Project:
+    """The dbt project for one lake. What dbt knows of it is kept, so that a second run starts at once.
+
+    With ``stays_open``, dbt's connection is kept too, for a process that builds again and again.
+    """
+
+    def __init__(self, settings: Settings, *, stays_open: bool = False) -> None:
+        self._settings, self._stays_open = settings, stays_open
+        self._state = settings.state_dir
+        self._manifest: Any = None
+
+    def run(self, arguments: list[str], progress: Progress | None = None) -> None:
+        """Run dbt; ``BuildFailedError`` where anything failed."""
+
+        def on_event(event: Any) -> None:
+            if progress and event.info.name == "LogStartLine":
+                progress(str(event.data.node_info.node_name), int(event.data.index) - 1, int(event.data.total))
+
+        result = self._invoke(arguments, [on_event])
+        if result.success:
+            return
+        failures = []
+        for item in getattr(result.result, "results", None) or []:
+            if str(item.status) in ("error", "fail", "runtime error"):
+                failures.append(f"{item.node.name}: {(item.message or '').strip()}")
+        if not failures and result.exception is not None:
+            failures.append(str(result.exception))
+        raise BuildFailedError(failures)
+
+    def affected_by(self, feeds: Collection[str]) -> Affected:
+        """What new records of these feeds change: their staging models, all tables downstream, and the tests of those.
+
+        Views and functions are left out, and their tests are not.
+        """
+        nodes = self.manifest.nodes
+        children: dict[str, list[str]] = {}
+        for name, node in nodes.items():
+            for parent in node.depends_on_nodes:
+                children.setdefault(parent, []).append(name)
+        reached: set[str] = set()
+        todo = [name for name, node in nodes.items() if node.config.meta.get("feed") in feeds]
+        while todo:
+            name = todo.pop()
+            if name not in reached:
+                reached.add(name)
+                todo += children.get(name, [])
+        run = [
+            nodes[name]
+            for name in sorted(reached)
+            if nodes[name].resource_type != "unit_test" and nodes[name].config.materialized not in DEFINITIONS
+        ]
+        tables = frozenset(node.alias for node in run if node.config.materialized == "incremental")
+        return Affected(tables, tuple(node.name for node in run))
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection to the head of the lake: dbt's own where it is open. Use it under the writers' lock."""
+        kept = _open_connection()
+        connection = kept.cursor() if kept is not None else lake.open_for_writing(self._settings)
+        try:
+            bookkeeping.create_tables(connection)
+            yield connection
+        finally:
+            connection.close()
+
+    @property
+    def manifest(self) -> Any:
+        """The project as dbt parsed it. Raises ``BuildFailedError`` where it cannot be parsed."""
+        if self._manifest is None:
+            result = self._invoke(["parse"], [])
+            if not result.success:
+                raise BuildFailedError([str(result.exception or "dbt cannot parse the project")])
+            self._manifest = result.result
+        return self._manifest
+
+    def _invoke(self, arguments: list[str], callbacks: list[Callable[[Any], None]]) -> Any:
+        from dbt.cli.main import dbtRunner
+
+        flags = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT.parent), "--quiet", "--no-use-colors"]
+        flags += ["--target-path", str(self._state / "target"), "--log-path", str(self._state / "logs")]
+        self._state.mkdir(parents=True, exist_ok=True)
+        with _environment(self._settings), self._parsed_before(), contextlib.redirect_stdout(io.StringIO()):
+            result = dbtRunner(manifest=self._manifest, callbacks=callbacks).invoke(arguments + flags)
+        connection = _open_connection()
+        if connection is not None and result.success and self._stays_open:
+            connection.execute("detach database if exists scratch")  # others may need the staged records
+        else:
+            close()
+        return result
+
+    @contextlib.contextmanager
+    def _parsed_before(self) -> Iterator[None]:
+        """Lend dbt what it knows of this project from another lake of this user, so that it need not parse all of it.
+
+        dbt itself checks that the files are the same, and parses what is not.
+        """
+        if self._manifest is not None:
+            yield
+            return
+        target = self._state / "target"
+        code = f"{PROJECT}\0{version('dbt-core')}\0{publishing.code_fingerprint()}"
+        name = f"{hashlib.sha256(code.encode()).hexdigest()[:16]}.msgpack"
+        parsed, kept = target / "partial_parse.msgpack", user_cache() / "parsed" / name
+        if kept.exists() and not parsed.exists():
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(kept, parsed)
+        yield
+        if parsed.exists() and not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            draft = kept.with_suffix(f".{os.getpid()}.tmp")
+            shutil.copyfile(parsed, draft)
+            draft.replace(kept)
+
+
+@contextlib.contextmanager
+def _environment(settings: Settings) -> Iterator[None]:
+    """dbt reads the settings again, from the environment: say them absolutely, whatever directory it goes to."""
+    says = {"MDP_RAW": settings.raw, "MDP_LAKE": settings.lake, "MDP_LAKE_DATA": settings.lake_data}
+    before = {name: os.environ.get(name) for name in says}
+    os.environ.update(says)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _open_connection() -> duckdb.DuckDBPyConnection | None:
+    """dbt-duckdb's connection, which it keeps for the process's life; None where dbt was not even loaded."""
+    connections = sys.modules.get("dbt.adapters.duckdb.connections")
+    return getattr(connections.DuckDBConnectionManager._ENV, "conn", None) if connections else None
+
+
+def close() -> None:
+    """Close dbt-duckdb's connection, so that the lake is free for others."""
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+    environment = DuckDBConnectionManager._ENV
+    if environment is not None:
+        environment.close()
+        DuckDBConnectionManager._ENV = None
+    gc.collect()
