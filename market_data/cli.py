@@ -26,7 +26,7 @@ from loaders.registry import RegistryError, find_feed, load_registry
 from loaders.seal_cli import seal_days
 from loaders.settings import Settings, SettingsError, log_style
 from loaders.store import StoreError
-from market_data import lock
+from market_data import lake, lock
 from market_data.client import NotPublishedError
 
 log = logging.getLogger(__name__)
@@ -208,6 +208,42 @@ def _tell(outcome: Any) -> None:
     screen.print(
         f"published version {outcome.version}, with {outcome.new_loads} new load{'s' if outcome.new_loads != 1 else ''}"
     )
+
+
+@main.command()
+@click.option(
+    "--keep-days", type=click.FloatRange(min=0), help="Keep every version this long [default: MDP_KEEP_DAYS, 7]."
+)
+@click.option(
+    "--grace",
+    "grace_hours",
+    type=click.FloatRange(min=0),
+    default=6,
+    show_default=True,
+    metavar="HOURS",
+    help="Files go this long after the last version that needs them: longer than the longest query.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+def maintain(keep_days: float | None, grace_hours: float, dry_run: bool) -> None:
+    """Merge small files, expire old versions and remove files that nobody needs.
+
+    Readers and their versions stay as they are. Kept are the last version of each UTC day, pinned ones, and all of the
+    last seven days. Where a build failed or is not published yet, files are not merged, and the rest is done.
+    """
+    import datetime as dt
+
+    from market_data import maintenance, output
+
+    settings = Settings.from_env()
+    if not lake.exists(settings):
+        fail(f"there is no lake {settings.lake} yet; load files and run `mdp build`")
+    try:
+        done = maintenance.maintain(
+            settings, keep_days=keep_days, grace=dt.timedelta(hours=grace_hours), dry_run=dry_run
+        )
+    except maintenance.MaintenanceError as error:
+        fail(str(error))
+    output.show_maintenance(done, screen, dry_run=dry_run)
 
 
 @main.command()

@@ -266,11 +266,26 @@ def _tables(connection: duckdb.DuckDBPyConnection, catalog: str) -> dict[tuple[s
 
 def publish(connection: duckdb.DuckDBPyConnection, settings: Settings) -> int:
     """Make the head, which has passed its tests, the version that readers get; its snapshot id."""
+    return _publish(connection, settings, last_processed(connection), code_fingerprint())
+
+
+def publish_again(connection: duckdb.DuckDBPyConnection, settings: Settings) -> int:
+    """Make the head, which differs from the published version only in its files, the version that readers get.
+
+    It says of itself what that version said: the loads it holds and the code that made it. Returns its snapshot id.
+    """
+    release = published(connection)
+    if release is None:
+        raise ValueError("nothing is published in this lake yet")
+    return _publish(connection, settings, release.last_load_seq, release.code_fingerprint)
+
+
+def _publish(connection: duckdb.DuckDBPyConnection, settings: Settings, last_load_seq: int, fingerprint: str) -> int:
     version = head(connection)
     connection.execute("begin")
     connection.execute(
         "insert into lake.observability.releases values (?, now()::timestamp, ?, ?)",
-        [version, last_processed(connection), code_fingerprint()],
+        [version, last_load_seq, fingerprint],
     )
     note(connection, "", "published", f"version {version}")
     connection.execute("commit")
