@@ -306,24 +306,29 @@ def connect() -> None:
 @click.option(
     "--directory",
     type=click.Path(path_type=Path),
-    default=Path("warehouse/demo"),
-    show_default=True,
+    show_default="warehouse/demo, with --kafka warehouse/demo-kafka",
     help="Where the demo's world, warehouse and picture go: a new or empty directory, or an earlier demo's.",
 )
+@click.option("--kafka", is_flag=True, help="Load the crypto captures from a Kafka broker, started for the demo.")
 @click.option("--fresh", is_flag=True, help="Remove what an earlier demo made there, and make it anew.")
-def demo(directory: Path, fresh: bool) -> None:
+def demo(directory: Path | None, kafka: bool, fresh: bool) -> None:
     """Make a small world of vendor files, load and build it, and show what comes of it.
 
     \b
     Takes one to three minutes, needs no network, and touches neither your raw zone nor your lake.
     Run again, it finds everything loaded and built, changes nothing, and shows it once more.
 
+    With --kafka, from a checkout with Java and Maven, the captures of the two crypto venues are published to a broker
+    of services/ that runs as long as the demo, and loaded from there; what comes of them must be the same. The broker's
+    data stays in the directory.
+
     The exit code is 1 where the warehouse does not agree with what is known of its world.
     """
     from market_data.demo import show
 
     try:
-        show.run(directory, screen, fresh=fresh)
+        place = directory or Path("warehouse/demo-kafka" if kafka else "warehouse/demo")
+        show.run(place, screen, fresh=fresh, kafka=kafka)
     except show.DemoError as error:
         fail(str(error))
 
