@@ -77,7 +77,8 @@ def _services(place: Path, *arguments: str) -> str:
     try:
         said, told = process.communicate()
     except BaseException:
-        process.terminate()
+        if arguments[0] == "up":
+            process.terminate()
         process.communicate()
         raise
     if process.returncode:

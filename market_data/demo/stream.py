@@ -18,6 +18,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loaders import logs
@@ -115,9 +116,7 @@ class Stream:
                 "select delivery, list(distinct load_id) from placed where load_id is not null group by delivery"
             ).fetchall()
         return {
-            order: Landing(
-                tuple(sorted(found)), placed.filter(pa.compute.equal(placed["delivery"], order)).drop(["delivery"])
-            )
+            order: Landing(tuple(sorted(found)), placed.filter(pc.equal(placed["delivery"], order)).drop(["delivery"]))
             for order, found in loads
         }
 
