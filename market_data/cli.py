@@ -265,6 +265,78 @@ def status(as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--feed", "feeds", required=True, multiple=True, metavar="FEED", help="A stream; may be repeated.")
+@click.option("--topic", help="Another topic than the registry's, for a single feed.")
+@click.option("--loaders", type=click.IntRange(1), default=1, show_default=True, help="Processes that share the load.")
+@click.option("--until", metavar="WHEN", help="Stop there, built: caught-up (what is in Kafka now) or an ISO time.")
+@click.option(
+    "--segment-seconds",
+    type=click.FloatRange(0.01),
+    default=1.0,
+    show_default=True,
+    help="Age of a segment: how long a record may wait to be written.",
+)
+@click.option("--accept", multiple=True, type=click.Choice(["lost-records", "new-topic"]), help="See mdp load kafka.")
+@click.option("--client", type=click.Choice(["kafka-python", "confluent"]), help="See mdp load kafka.")
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65000),
+    metavar="PORT",
+    help="Answer Prometheus here about builds and processes, and for each loader at the ports that follow.",
+)
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="The address to answer Prometheus at.")
+def live(
+    feeds: tuple[str, ...],
+    topic: str | None,
+    loaders: int,
+    until: str | None,
+    segment_seconds: float,
+    accept: tuple[str, ...],
+    client: str | None,
+    metrics_port: int | None,
+    metrics_host: str,
+) -> None:
+    """Load streams and build what they bring, until SIGTERM or Ctrl-C.
+
+    \b
+    mdp live --feed binance_spot --feed coinbase_exchange
+    mdp live --feed binance_spot --loaders 2 --metrics-port 9100
+
+    As soon as a segment is in the raw zone, what depends on it is built, tested and published; what comes meanwhile is
+    taken together by the next build. A build that fails is tried again, later and later, while loading goes on; a
+    loader that ends is started again. mdp status shows all of it.
+    """
+    from market_data import live as living
+
+    settings = Settings.from_env()
+    if topic is not None and len(feeds) > 1:
+        raise click.UsageError("--topic is for a single feed")
+    streams = [find_feed(name, load_registry()) for name in dict.fromkeys(feeds)]
+    for feed in streams:
+        if feed.format != "lines":
+            raise click.UsageError(f"feed {feed.name!r} comes as {feed.format} files, not as a stream")
+    arguments = ["--segment-seconds", str(segment_seconds)]
+    for name, value in (("--topic", topic), ("--until", until), ("--client", client)):
+        arguments += [name, value] if value is not None else []
+    for reason in accept:
+        arguments += ["--accept", reason]
+    metrics, each = living.Metrics(), [list(arguments) for _ in range(loaders)]
+    if metrics_port is not None:
+        for number, own in enumerate(each, start=1):
+            own += ["--metrics-port", str(metrics_port + number), "--metrics-host", metrics_host]
+        living.serve(metrics, metrics_host, metrics_port)
+    supervisor = living.Supervisor(
+        settings, [feed.name for feed in streams], arguments=each, has_end=until is not None, metrics=metrics
+    )
+    try:
+        went_well = living.supervise(supervisor)
+    except living.AlreadyLiveError as error:
+        fail(str(error))
+    if not went_well:
+        fail("the last build failed; what was loaded is in the raw zone, and mdp build takes it in")
+
+
+@main.command()
 @click.argument("query")
 @click.option("--json", "style", flag_value="json", help="One JSON object a line.")
 @click.option("--csv", "style", flag_value="csv", help="CSV with a header.")

@@ -127,6 +127,7 @@ class Project:
         from dbt.cli.main import dbtRunner
 
         flags = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT.parent), "--quiet", "--no-use-colors"]
+        flags.append("--no-write-json")
         flags += ["--target-path", str(self._state / "target"), "--log-path", str(self._state / "logs")]
         self._state.mkdir(parents=True, exist_ok=True)
         with _environment(self._settings), self._parsed_before(), contextlib.redirect_stdout(io.StringIO()):
