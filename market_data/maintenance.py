@@ -6,8 +6,9 @@
                                          published again, as a new version
     releases, pins ── keep ──> expire all other snapshots ──> clean up: by age, what no kept snapshot needs
 
-DuckLake's compaction keeps row ids, and the snapshot that each row came with: older versions stay readable, and the
-change feed since the published version (publishing.restore) goes on from the compacted files. A merge works in tiers,
+DuckLake keeps the snapshot that each row came with: older versions stay readable. Row ids stay too, but for sorted
+tables, where a merge numbers rows anew, in every version alike; hence files are compacted only where the head is the
+published version, so that no change between the two (publishing.restore) goes by an older number. Merges go in tiers,
 as log-structured storage does: files are merged with files of about their size, so that a row is rewritten once per
 tier, and a file of the last tier or above never again.
 """
@@ -314,12 +315,16 @@ def _files(connection: duckdb.DuckDBPyConnection, task: Task) -> set[str]:
 
 
 def _checksum(connection: duckdb.DuckDBPyConnection, task: Task, files: Iterable[str]) -> tuple[object, ...] | None:
-    """Number and sum of hashes of the rows in some files of a table, each with its row id, without the deleted."""
+    """Number and sum of hashes of the rows in some files of a table, without the deleted.
+
+    With the row ids of bookkeeping, which tell the order of events.
+    """
     listed = ", ".join(lake.quoted(file) for file in sorted(files))
     if not listed:
         return (0, None)
+    ids = "rowid, " if task.schema == "observability" else ""
     return connection.execute(
-        f"select count(*), sum(hash(rowid, *columns(*))) from lake.{lake.identifier(task.schema)}."
+        f"select count(*), sum(hash({ids}*columns(*))) from lake.{lake.identifier(task.schema)}."
         f"{lake.identifier(task.table)} where filename in ({listed})"
     ).fetchone()
 
