@@ -97,7 +97,7 @@ class Reader:
                 (row,) = connection.sql(
                     "select sum(file_count) as n from ducklake_table_info('lake')"
                 ).arrow.to_pylist()
-                self.files.append((time.time(), row["n"]))
+                self.files.append((time.time(), int(row["n"])))
 
 
 def latencies(feed: Feed, reader: Reader, start: float) -> list[float]:
