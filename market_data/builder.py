@@ -10,10 +10,12 @@ together by the next. Every COMPACT_EVERY builds small files are put together.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +27,7 @@ import duckdb
 from loaders import logs
 from loaders.settings import Settings, log_style
 from loaders.store import StoreError
-from market_data import build, lock, maintenance, publishing
+from market_data import build, dbt_runs, lock, maintenance, publishing
 from market_data.dbt_runs import Project
 
 IDLE_SECONDS = 5.0
@@ -59,23 +61,27 @@ class Builder:
         self.report({"event": "building"})
         try:
             outcome = build.build(self.settings, project=project)
+            seconds = round(time.monotonic() - started, 3)
+            self.failed = 0
+            self.report({
+                "event": "built" if outcome.built else "idle",
+                "version": outcome.version,
+                "loads": outcome.new_loads,
+                "quarantined": outcome.quarantined,
+                "seconds": seconds,
+            })  # fmt: skip
             self.built += outcome.built
+            if outcome.built and self.built == 1:
+                gc.freeze()  # what dbt knows of the project stays, and need not be looked at again and again
+                gc.set_threshold(50_000, 20, 50)
             if outcome.built and self.built % COMPACT_EVERY == 0:
                 self._compact(project)
         except FAILURES as error:
+            dbt_runs.close()  # a connection that has failed may go on failing
             self.failed += 1
             reasons = error.failures if isinstance(error, build.BuildFailedError) else [str(error)]
             self.report({"event": "failed", "failures": reasons, "attempts": self.failed, "wait": self._pause()})
             return False
-        self.failed = 0
-        seconds = round(time.monotonic() - started, 3)
-        self.report({
-            "event": "built" if outcome.built else "idle",
-            "version": outcome.version,
-            "loads": outcome.new_loads,
-            "quarantined": outcome.quarantined,
-            "seconds": seconds,
-        })  # fmt: skip
         return True
 
     def _compact(self, project: Project) -> None:
@@ -110,6 +116,8 @@ def main() -> None:
         out.write(json.dumps(what) + "\n")
         out.flush()
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # told to all processes at once: the supervisor closes the input
     logs.configure(log_style())
     logging.getLogger("market_data.build").setLevel(logging.CRITICAL)  # what was built is in the reports
     sys.exit(0 if Builder(Settings.from_env(), sys.stdin.fileno(), report).run() else 1)

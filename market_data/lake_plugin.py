@@ -59,8 +59,8 @@ class Plugin(BasePlugin):
         cursor.execute(f"use {lake.ALIAS}")
         cursor.execute("set TimeZone = 'UTC'")
         if self._begun != get_invocation_id():  # a process may run dbt many times over one connection
-            self._begun = get_invocation_id()
             self._begin(cursor)
+            self._begun = get_invocation_id()
 
     def _begin(self, cursor: duckdb.DuckDBPyConnection) -> None:
         is_plain = not lock.is_held(self.settings)  # mdp holds it when it runs dbt; plain dbt keeps it to its end

@@ -64,7 +64,7 @@ def read_state(settings: Settings) -> dict[str, Any] | None:
         state: dict[str, Any] = json.loads(state_file(settings).read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return {**state, "is_running": _lock(settings, try_only=True) is None}
+    return {**state, "is_running": _is_locked(settings)}
 
 
 @dataclass
@@ -115,7 +115,8 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",  # a reader that fails would let the process wait for ever
             start_new_session=True,  # Ctrl-C is the supervisor's: it lets loaders leave first
         )
         os.set_blocking(self.process.stdin.fileno(), False)  # type: ignore[union-attr]
@@ -185,12 +186,15 @@ class Supervisor:
         self._builder = Child("builder", [sys.executable, "-m", "market_data.builder"], env, self._events)
         self._started = time.time()
         self._build: dict[str, Any] = {"state": "starting"}
-        self._stopping = False
+        self._asked_to_stop = 0
         self._told = ""
 
     def stop(self) -> None:
-        """Let `run` end: loaders write what they hold, and it is built. May be called from a signal handler."""
-        self._stopping = True
+        """Let `run` end: loaders write what they hold, and it is built; the second time, at once.
+
+        May be called from a signal handler.
+        """
+        self._asked_to_stop += 1
 
     def run(self) -> bool:
         """Work. Returns whether the last build went well. Raises AlreadyLiveError."""
@@ -200,7 +204,7 @@ class Supervisor:
             raise AlreadyLiveError(f"mdp live already works for {self._settings.lake}: see mdp status")
         with held:
             try:
-                while not self._stopping and not all(child.is_done for child in self._loaders):
+                while not self._asked_to_stop and not all(child.is_done for child in self._loaders):
                     for child in (*self._loaders, self._builder):
                         self._tend(child)
                     self._take_events(TICK_SECONDS)
@@ -220,7 +224,7 @@ class Supervisor:
         elif code is not None:
             self._take_events(0)
             child.ended = 1 if time.monotonic() - child.started > STEADY_SECONDS else child.ended + 1
-            pause = min(LONGEST_PAUSE, 2.0 ** (child.ended - 1))
+            pause = min(LONGEST_PAUSE, 2.0 ** min(child.ended - 1, 10))
             child.next_start = time.monotonic() + pause
             child.last_error = child.last_error or (f"killed by signal {-code}" if code < 0 else f"exit code {code}")
             self._metrics.restarts.labels(child.name).inc()
@@ -289,26 +293,30 @@ class Supervisor:
             self._told = told
 
     def _leave(self) -> bool:
-        """Let the loaders write what they hold, and the builder build it."""
-        running = [child for child in self._loaders if child.process is not None]
-        for child in running:
-            child.process.terminate()  # type: ignore[union-attr]
+        """Let the loaders write what they hold, and the builder build it; whether all of that went well."""
+        went_well = True
+        for child in self._loaders:
+            if child.process is not None:
+                child.process.terminate()
         deadline = time.monotonic() + LEAVE_SECONDS
-        while any(child.process is not None for child in running) and time.monotonic() < deadline:
+        while self._asked_to_stop < 2 and any(child.process is not None for child in self._loaders):
             self._take_events(TICK_SECONDS)
-            for child in running:
-                child.reap()
-        if self._builder.process is None:
+            self._tell()
+            for child in self._loaders:
+                if child.process is not None and time.monotonic() > deadline:
+                    child.process.kill()
+                went_well = child.reap() in (None, 0) and went_well
+        if self._builder.reap() is not None or self._builder.process is None:
             self._builder.start()
         process = self._builder.process
         assert process is not None and process.stdin is not None  # noqa: S101
         process.stdin.close()
-        while process.poll() is None:
+        while self._asked_to_stop < 2 and process.poll() is None:
             self._take_events(TICK_SECONDS)
             self._tell()
         time.sleep(TICK_SECONDS)  # the readers of its streams
         self._take_events(0)
-        return process.returncode == 0
+        return went_well and process.poll() == 0
 
 
 def serve(metrics: Metrics, host: str, port: int) -> int:
@@ -328,18 +336,31 @@ def supervise(supervisor: Supervisor) -> bool:
     return supervisor.run()
 
 
-def _lock(settings: Settings, *, try_only: bool = False) -> IO[str] | None:
+def _lock(settings: Settings) -> IO[str] | None:
     """Return the file that a running supervisor holds, held; None where another holds it."""
-    path = settings.state_dir / "live.lock"
-    file = path.open("a")
+    file = _lock_file(settings).open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return None
-    if try_only:
-        file.close()
     return file
+
+
+def _is_locked(settings: Settings) -> bool:
+    """Whether a supervisor holds the lock; asked without taking it from one that starts just now."""
+    try:
+        with _lock_file(settings).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _lock_file(settings: Settings) -> Path:
+    return settings.state_dir / "live.lock"
 
 
 def end_with_parent() -> None:

@@ -52,7 +52,7 @@ _COMPACTIONS = ("merge_adjacent", "rewrite_delete", "inline_flush")
 
 
 class MaintenanceError(RuntimeError):
-    """Compaction would have changed a table; the head was restored, and nothing was published."""
+    """After a step of compaction a table has not the same rows; nothing was published, and a person must look."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def compact(connection: duckdb.DuckDBPyConnection, settings: Settings, *, min_fi
     Rewrites files with many deleted rows, and flushes rows that the catalog holds, as well. Costs a few queries to
     the catalog where nothing is due, and then, or where the head is not the published version, returns None.
     The caller holds the writers' lock, and publishes with ``publishing.publish_again`` what this returns. Raises
-    ``MaintenanceError`` when a table's rows would not be the same; the head is restored before.
+    ``MaintenanceError`` when a table's rows are not the same; of a merge no restore can take that back.
     """
     if why_not(connection) is not None:
         return None
@@ -278,7 +278,7 @@ def _inlined_deletions(connection: duckdb.DuckDBPyConnection) -> str:
 
 
 def _carry_out(connection: duckdb.DuckDBPyConnection, task: Task) -> None:
-    """One step, in one transaction, and the proof that the rows of the files it touched are the same."""
+    """One step, and the proof that the rows of the files it touched are the same."""
     schema, table = lake.quoted(task.schema), lake.quoted(task.table)
     statement = {
         "flush": f"call ducklake_flush_inlined_data('lake', schema_name => {schema}, table_name => {table})",
@@ -297,8 +297,8 @@ def _carry_out(connection: duckdb.DuckDBPyConnection, task: Task) -> None:
     now = _files(connection, task)
     if _checksum(connection, task, (touched & now) | (now - files)) != rows:
         raise MaintenanceError(
-            f"{task.kind} changed rows of {task.name}; the head was restored to the published version. This is a"
-            " defect of DuckLake or of its files: keep the lake as it is, and look at the files of that table"
+            f"{task.kind} changed rows of {task.name}, by a defect of DuckLake or of its files. What the change feed knows"
+            " of was taken back, and nothing was published: compare that table with a lake built anew from the raw zone"
         )
 
 
