@@ -297,8 +297,8 @@ def _carry_out(connection: duckdb.DuckDBPyConnection, task: Task) -> None:
     now = _files(connection, task)
     if _checksum(connection, task, (touched & now) | (now - files)) != rows:
         raise MaintenanceError(
-            f"{task.kind} changed rows of {task.name}, by a defect of DuckLake or of its files. What the change feed knows"
-            " of was taken back, and nothing was published: compare that table with a lake built anew from the raw zone"
+            f"{task.kind} changed rows of {task.name}, by a defect of DuckLake or of its files. What the change feed"
+            " knows of was taken back, and nothing was published: compare the table with a lake built anew from raw"
         )
 
 

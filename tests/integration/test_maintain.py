@@ -218,7 +218,7 @@ def test_a_difference_is_an_error_and_taken_back(grown: Warehouse, monkeypatch: 
 
     listed: Callable[[duckdb.DuckDBPyConnection, maintenance.Task], set[str]] = maintenance._files
     monkeypatch.setattr(maintenance, "_files", lose_a_row)
-    with pytest.raises(maintenance.MaintenanceError, match="restored"):
+    with pytest.raises(maintenance.MaintenanceError, match="changed rows"):
         maintenance.maintain(grown.settings)
     monkeypatch.undo()
     assert client.published_version(grown.settings) == version
