@@ -210,7 +210,7 @@ def _tell(outcome: Any) -> None:
     )
 
 
-@main.command()
+@main.command(hidden=True)  # not for use yet: see DECISIONS.md
 @click.option(
     "--keep-days", type=click.FloatRange(min=0), help="Keep every version this long [default: MDP_KEEP_DAYS, 7]."
 )
