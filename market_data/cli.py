@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from loaders import logs
 from loaders.backfill import backfill
 from loaders.cli import load
-from loaders.kafka_cli import capture, load_kafka, replay_kafka
+from loaders.kafka_cli import CLIENT, capture, load_kafka, replay_kafka, streams_of
 from loaders.registry import RegistryError, find_feed, load_registry
 from loaders.seal_cli import seal_days
 from loaders.settings import Settings, SettingsError, log_style
@@ -277,7 +277,7 @@ def status(as_json: bool) -> None:
     help="Age of a segment: how long a record may wait to be written.",
 )
 @click.option("--accept", multiple=True, type=click.Choice(["lost-records", "new-topic"]), help="See mdp load kafka.")
-@click.option("--client", type=click.Choice(["kafka-python", "confluent"]), help="See mdp load kafka.")
+@CLIENT
 @click.option(
     "--metrics-port",
     type=click.IntRange(1, 65000),
@@ -309,12 +309,10 @@ def live(
     from market_data import live as living
 
     settings = Settings.from_env()
-    if topic is not None and len(feeds) > 1:
-        raise click.UsageError("--topic is for a single feed")
-    streams = [find_feed(name, load_registry()) for name in dict.fromkeys(feeds)]
-    for feed in streams:
-        if feed.format != "lines":
-            raise click.UsageError(f"feed {feed.name!r} comes as {feed.format} files, not as a stream")
+    try:
+        streams = streams_of(feeds, topic)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     arguments = ["--segment-seconds", str(segment_seconds)]
     for name, value in (("--topic", topic), ("--until", until), ("--client", client)):
         arguments += [name, value] if value is not None else []
