@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
+from worlds.warehouse import Warehouse, differences
 
 import loaders.failpoints
 import loaders.seal
@@ -36,7 +37,6 @@ from loaders.segments import Load, SegmentWriter
 from loaders.store import Store, open_store
 from loaders.times import day, iso, parse_time
 from market_data import bookkeeping, lake, publishing
-from tests.worlds.warehouse import Warehouse, differences
 
 DAY = "2024-06-04"
 AT = parse_time(f"{DAY}T10:00:00Z")
