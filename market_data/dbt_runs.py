@@ -30,6 +30,8 @@ Progress = Callable[[str, int, int], None]
 
 DEFINITIONS = ("view", "table_function")
 """Materializations that hold no data: under the same code they stand as they are."""
+KEEP_A_MARK = ("incremental", "snapshot")
+"""Materializations whose tables keep a mark in ``observability.progress``."""
 
 
 class BuildFailedError(RuntimeError):
@@ -99,7 +101,7 @@ class Project:
             for name in sorted(reached)
             if nodes[name].resource_type != "unit_test" and nodes[name].config.materialized not in DEFINITIONS
         ]
-        tables = frozenset(node.alias for node in run if node.config.materialized == "incremental")
+        tables = frozenset(node.alias for node in run if node.config.materialized in KEEP_A_MARK)
         return Affected(tables, tuple(node.name for node in run))
 
     @contextlib.contextmanager

@@ -60,11 +60,16 @@
     {%- set marks = [window_end()] -%}
     {%- set come = progress() -%}
     {%- for id in model.depends_on.nodes
-        if id in graph.nodes and graph.nodes[id].config.materialized == 'incremental' -%}
+        if id in graph.nodes and graph.nodes[id].config.materialized in keeps_a_mark() -%}
         {%- do marks.append(come.get(graph.nodes[id].alias, 0)) -%}
     {%- endfor -%}
     delete from lake.observability.progress where model = '{{ this.identifier }}';
     insert into lake.observability.progress values ('{{ this.identifier }}', {{ marks | min }}, '{{ invocation_id }}')
+{%- endmacro %}
+
+{#- The materializations whose tables keep a mark of their own. -#}
+{% macro keeps_a_mark() -%}
+    {{- return(['incremental', 'snapshot']) -}}
 {%- endmacro %}
 
 {#- After which load a staging model must read: the least mark of the incremental models that read it. A model that starts
