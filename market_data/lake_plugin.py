@@ -83,9 +83,7 @@ def open_window(conn: duckdb.DuckDBPyConnection, settings: Settings) -> None:
         " select ?::bigint as last_load_seq, ?::bigint as published_load_seq, ?::varchar as raw_zone",
         [publishing.last_load_seq(conn), release.last_load_seq if release else 0, settings.raw + "/"],
     )
-    conn.execute(
-        "create or replace table raw.main.progress as select model, load_seq from lake.observability.progress"
-    )
+    conn.execute("create or replace table raw.main.progress as select model, load_seq from lake.observability.progress")
 
 
 def columns_of(feed: Feed) -> str:

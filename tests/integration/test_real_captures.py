@@ -377,8 +377,8 @@ def test_every_load_is_conserved(forward: Loaded, captures: Path) -> None:
     assert by_file[GDP_2025] == (raw[GDP_2025] - again, again, 0, 0, 0)
     assert by_file["massive_splits.json"] == (10, 0, 0, 0, 0)
     assert by_file["massive_dividends.json"] == (10, 0, 0, 0, 0)
-    assert by_file["massive_ticker_events_META.json"] == (0, 0, 0, 0, 2)
-    assert by_file["openfigi_mapping_IBM.json"] == (0, 0, 0, 0, 198)
+    assert by_file["massive_ticker_events_META.json"] == (2, 0, 0, 0, 0)
+    assert by_file["openfigi_mapping_IBM.json"] == (198, 0, 0, 0, 0)
     assert by_file["sp500_ticker_start_end.csv"] == (raw["sp500_ticker_start_end.csv"], 0, 0, 0, 0)
 
 

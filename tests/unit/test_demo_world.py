@@ -390,7 +390,11 @@ def element(feed: str, found: dict[str, Any], path: Path) -> Seen:
             return bad("invalid_value")
         key = (found["ticker"], "dividend", found["ex_dividend_date"], found["dividend_type"])
         return Seen("corporate_actions", key, sorted(found.items()), ("", delivered))
-    return Seen("control" if "warning" in found else "unread")
+    if feed == "massive_ticker_events":
+        return Seen("ticker_changes", (path.name, found["date"]), found["ticker_change"], ("", delivered))
+    if "warning" in found:
+        return Seen("control")
+    return Seen("figi_listings", (path.name, found["figi"]), sorted(found.items()), ("", delivered))
 
 
 def elements(feed: str, document: Any) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Small adversarial worlds of renames, and what must come of them, by the contract alone: plain Python, asked as of a time.
+"""Small adversarial worlds of renames, and what must come of them by the contract alone, in plain Python.
 
     draw_world(rename_world, …) ──> deliveries of ticker events and OpenFIGI answers, trades
         └── names(K), meaning(K, listing, time) ──> what canonical.symbology_as_of and trades_as_of must answer
@@ -47,17 +47,23 @@ def rename_world(number: int, draw: Draw) -> RenameWorld:
             if said and draw(st.integers(0, 4)) == 0:
                 events = draw(st.sampled_from(said))  # said before: the same again, or a correction taken back
             else:
-                dates = draw(st.lists(st.sampled_from(DATES), min_size=1, max_size=4, unique=draw(st.integers(0, 9)) > 0))
+                dates = draw(
+                    st.lists(st.sampled_from(DATES), min_size=1, max_size=4, unique=draw(st.integers(0, 9)) > 0)
+                )
                 events = [(date, draw(st.sampled_from(tickers))) for date in sorted(dates, reverse=True)]
             said.append(events)
             name = f"massive_ticker_events_{events[0][1]}_{number}_{chain}.json"
             title = draw(st.sampled_from(["Name", "Name", "New Name"]))
-            files.append(File("massive_ticker_events", name, ticker_events(figi, title, events, delivery), midnight(at)))
+            files.append(
+                File("massive_ticker_events", name, ticker_events(figi, title, events, delivery), midnight(at))
+            )
             at += dt.timedelta(draw(st.sampled_from([1, 5, 40])))
     for ticker in draw(st.lists(st.sampled_from(tickers), max_size=2, unique=True)):
         at = draw(st.sampled_from([dt.date(2022, 5, 20), dt.date(2022, 7, 1)]))
         for _ in range(draw(st.integers(1, 3))):
-            figis = draw(st.lists(st.sampled_from([f"BBG{number:03}0", f"BBG{number:03}Q", f"BBG{number:03}R"]), unique=True))
+            figis = draw(
+                st.lists(st.sampled_from([f"BBG{number:03}0", f"BBG{number:03}Q", f"BBG{number:03}R"]), unique=True)
+            )
             answers: list[dict[str, Any]] = [{"data": [listing(figi, ticker, draw) for figi in figis]}]
             if not figis or draw(st.integers(0, 4)) == 0:
                 answers.append({"error": "Invalid idValue format"})
@@ -132,7 +138,9 @@ class State:
 Key = tuple[str, Any]
 
 
-def states_of(said: Sequence[tuple[int, dict[Key, tuple[Any, ...]], bool]], rule: Callable[[Key], int | None]) -> dict[Key, list[State]]:
+def states_of(
+    said: Sequence[tuple[int, dict[Key, tuple[Any, ...]], bool]], rule: Callable[[Key], int | None]
+) -> dict[Key, list[State]]:
     """The history of each key over deliveries: (delivered at, what it says of keys, whether it is complete)."""
     history: dict[Key, list[State]] = defaultdict(list)
     for at, says, is_complete in sorted(said, key=lambda delivery: delivery[0]):

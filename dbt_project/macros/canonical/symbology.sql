@@ -22,9 +22,12 @@
 {%- endmacro %}
 
 {#- The versions of a snapshot's facts, each until the next of its key became known; without those that no as-of sees. -#}
-{% macro known_states(snapshot, key) -%}
+{% macro known_states(snapshot, key, known_from='known_from') -%}
     select * from (
-        select *, lead(known_from) over (partition by {{ key }} order by delivered_at) as known_to from {{ ref(snapshot) }}
+        select
+            * replace ({{ known_from }} as known_from),
+            lead({{ known_from }}) over (partition by {{ key }} order by delivered_at) as known_to
+        from {{ ref(snapshot) }}
     )
     where not is_deleted and (known_to is null or known_to > known_from)
 {%- endmacro %}

@@ -3,8 +3,9 @@ with names as (
     select *, {{ as_origin() }} as origin from {{ ref('int_symbology__versioned') }}
 ),
 
+-- A change of ticker has a date, the name beside it has none: it is known from its delivery.
 ticker_changes as (
-    {{ known_states('ticker_changes', 'composite_figi, event_date') }}
+    {{ known_states('ticker_changes', 'composite_figi, event_date', known_from='greatest(known_from, delivered_at)') }}
 ),
 
 figi_listings as (

@@ -32,7 +32,7 @@ new_firsts as (
 ),
 
 all_listings as (
-    select *, first_record
+    select *
     from new_listings
     inner join new_firsts using (listing_id)
     {% if is_incremental() -%}
