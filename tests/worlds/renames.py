@@ -240,9 +240,9 @@ class Masters:
         for ticker, uses in claims.items():
             for use in uses:
                 date, first = use.first
-                first_use = claims[first][0]
-                is_first = first_use.begins == date and first_use.figi == use.figi
-                found[ticker].append((listing_of(first) + ("" if is_first else f"@{date}"), use))
+                users = [(other.begins, other.figi) for other in claims[first]]
+                own = f"@{date}" if (date, use.figi) in users else f"@{date}/{use.figi}"
+                found[ticker].append((listing_of(first) + ("" if users[0] == (date, use.figi) else own), use))
         listed: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for states in self.answers.values():
             alive = [state for state in states if state.known_from <= at]

@@ -38,7 +38,13 @@
 
 {% macro forget_touched_renames() -%}
     {%- if is_incremental() -%}
-    delete from {{ this }} where (listing_id, renamed_on) in (select (listing_id, renamed_on) from ({{ touched_renames() }}))
+    delete from {{ this }}
+    where (listing_id, renamed_on) in (select (listing_id, renamed_on) from ({{ touched_renames() }}))
+        or (listing_id, renamed_on) not in (
+            select (previous_listing_id, valid_from)
+            from {{ ref('int_symbology__versioned') }} as names
+            where previous_listing_id != names.listing_id
+        )
     {%- else -%}
     select 1
     {%- endif -%}
@@ -107,9 +113,10 @@ spans as (
 )
 {%- endmacro %}
 
-{#- The body of canonical.X_as_of(known_at): a table of versions as it was known then, each row with the instrument that its
-    listing meant at the time `happened`, by what was known. -#}
-{% macro with_instrument_as_of(relation, happened) -%}
+{#- The body of X_as_of(known_at): a table of versions as it was known then, each row with the instrument that its listing
+    meant at the time `happened`, by what was known; in a column before the others, or in the one that is there. -#}
+{% macro with_instrument_as_of(relation, happened, has_column=false) -%}
+{%- set instrument = 'coalesce(spans.instrument_id, known.listing_id) as instrument_id' -%}
 with {{ spans_as_of() }},
 
 -- When it will be known otherwise was not known then.
@@ -120,7 +127,13 @@ known as (
         and (known_to is null or known_to > known_at::varchar::timestamp_ns)
 )
 
-select coalesce(spans.instrument_id, known.listing_id) as instrument_id, known.* exclude (happened_at)
+select
+    {% if has_column -%}
+    known.* exclude (happened_at) replace ({{ instrument }})
+    {%- else -%}
+    {{ instrument }},
+    known.* exclude (happened_at)
+    {%- endif %}
 from known
 left join spans
     on known.listing_id = spans.listing_id

@@ -54,8 +54,8 @@ first_uses as (
         listing_id,
         known_from,
         known_to,
-        min(valid_from) as first_used,
-        arg_min(composite_figi, valid_from) as first_user,
+        min(struct_pack(valid_from, composite_figi)) as first_user,
+        list(struct_pack(valid_from, composite_figi)) as users,
         max(valid_from) as last_used,
         arg_max(valid_to, valid_from) as last_ended,
         count(valid_to) = count(*) as has_ended
@@ -69,10 +69,13 @@ named as (
             greatest(uses.known_from, firsts.known_from) as known_from,
             least(uses.known_to, firsts.known_to) as known_to
         ),
-        {{ dated_instrument(
-            'first_listing_id',
-            'case when first_used < first_date or first_user != uses.composite_figi then first_date end'
-        ) }} as instrument_id
+        case
+            when first_user = struct_pack(valid_from := first_date, composite_figi := uses.composite_figi) then first_listing_id
+            when list_contains(users, struct_pack(valid_from := first_date, composite_figi := uses.composite_figi))
+                then {{ dated_instrument('first_listing_id', 'first_date') }}
+            -- Two that claim one ticker from one date.
+            else {{ dated_instrument('first_listing_id', 'first_date') }} || '/' || uses.composite_figi
+        end as instrument_id
     from uses
     inner join first_uses as firsts
         on uses.first_listing_id = firsts.listing_id
