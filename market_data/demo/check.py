@@ -124,7 +124,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
         f"exists (from canonical.corporate_actions where {_HERE} and action_type = 'split')",
     ),
     "rename": (
-        "ticker changed, one company",
+        "ticker change followed",
         f"exists (from canonical.symbology as names where {_HERE} and instrument_id != listing_id and not exists ("
         "from canonical.trades_as_of('2200-01-01') as trades"
         " where trades.listing_id = names.listing_id and trades.instrument_id != names.instrument_id))",
