@@ -29,7 +29,7 @@ import pytest
 
 from market_data.demo import Delivery, Truth, generate
 
-CONTENT_HASH = "899dc7b91ad207586d5e722c175ba6afcfbc6aa81454e25691a75b3cc923a946"
+CONTENT_HASH = "4db50a8ae72508f08a5c50c3de78c763951966675d7171de146618ce74c88c64"
 NEW_YORK = ZoneInfo("America/New_York")
 DAY = 86_400 * 10**9
 
