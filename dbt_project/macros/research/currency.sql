@@ -13,6 +13,6 @@
 {% macro base_currency_of(venue, symbol) -%}
     case {{ venue }}
         when 'coinbase' then split_part({{ symbol }}, '-', 1)
-        when 'binance' then nullif({{ symbol }}[:length({{ symbol }}) - length({{ currency_of(venue, symbol) }})], '')
+        when 'binance' then nullif(left({{ symbol }}, length({{ symbol }}) - length({{ currency_of(venue, symbol) }})), '')
     end
 {%- endmacro %}

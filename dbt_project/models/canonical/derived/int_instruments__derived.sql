@@ -83,14 +83,14 @@ states as (
     select
         named.instrument_id,
         'equity' as asset_class,
-        named.name.venue as venue,
-        named.name.symbol as symbol,
+        named.name.venue as venue, -- noqa: AL09
+        named.name.symbol as symbol, -- noqa: AL09
         coalesce(issuer.issuer_name, attribute.name) as name,
-        named.name.composite_figi as composite_figi,
-        attribute.share_class_figi as share_class_figi,
-        issuer.cik as cik,
-        attribute.security_type as security_type,
-        attribute.market_sector as market_sector,
+        named.name.composite_figi as composite_figi, -- noqa: AL09
+        attribute.share_class_figi as share_class_figi, -- noqa: AL09
+        issuer.cik as cik, -- noqa: AL09
+        attribute.security_type as security_type, -- noqa: AL09
+        attribute.market_sector as market_sector, -- noqa: AL09
         null::varchar as base_currency,
         {{ currency_of('named.name.venue', 'named.name.symbol') }} as quote_currency,
         named.known_from,
@@ -110,7 +110,7 @@ states as (
 revised as (
     select
         *,
-        unnest(origin),
+        unnest(origin), -- noqa: AL03
         row_number() over (partition by instrument_id order by known_from) - 1 as revision
     from versions_on_grid
 )

@@ -42,9 +42,10 @@ claims_of_listings as (
 ),
 
 uses as (
-    select * replace (
-        least(valid_to, lead(valid_from) over (partition by listing_id, known_from order by valid_from)) as valid_to
-    )
+    select
+        * replace (
+            least(valid_to, lead(valid_from) over (partition by listing_id, known_from order by valid_from)) as valid_to
+        )
     from claims_of_listings
 ),
 
@@ -85,7 +86,11 @@ named as (
 
 -- 4. A listing that OpenFIGI names and no chain claims now: it means an instrument of its own.
 figi_listings as (
-    select *, 'us_equities' as venue, replace(symbol, '/', '.') as ticker, 'us_equities:' || replace(symbol, '/', '.') as listing_id
+    select
+        *,
+        'us_equities' as venue,
+        replace(symbol, '/', '.') as ticker,
+        'us_equities:' || replace(symbol, '/', '.') as listing_id
     from ({{ known_states('figi_listings', 'asked_for, figi') }})
     where exchange_code = 'US' and symbol is not null
 ),
@@ -113,7 +118,7 @@ figi_named as (
     where firsts.listing_id is null or has_ended
     qualify row_number() over (
             partition by segments.listing_id, segments.known_from
-            order by figi_listings.delivered_at desc, figi_listings.figi, asked_for
+            order by figi_listings.delivered_at desc, figi_listings.figi asc, asked_for asc
         ) = 1
 ),
 
@@ -144,7 +149,7 @@ states as (
 revised as (
     select
         *,
-        unnest(origin),
+        unnest(origin), -- noqa: AL03
         row_number() over (partition by listing_id, valid_from order by known_from) - 1 as revision
     from versions_on_grid
 )

@@ -51,7 +51,7 @@ listings as (
         min(first_event_time) as first_event_time,
         max(last_event_time) as last_event_time,
         min(known_from) as known_from,
-        unnest(arg_min(first_record, struct_pack(known_from, first_record)).origin)
+        unnest(arg_min(first_record, struct_pack(known_from, first_record)).origin) -- noqa: AL03
     from all_listings
     group by listing_id
 ),
