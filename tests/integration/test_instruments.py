@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -24,9 +25,22 @@ import pyarrow as pa
 import pytest
 from worlds.adversarial import COLUMNS, draw_world, table
 from worlds.reference import DAY, File, Version, expect, new_york
-from worlds.renames import Masters, RenameWorld, State, day_files, midnight, rename_world, ticker_events, trade_row
+from worlds.renames import (
+    SESSIONS,
+    Masters,
+    RenameWorld,
+    State,
+    day_files,
+    midnight,
+    rename_world,
+    ticker_events,
+    trade_row,
+)
 from worlds.warehouse import TABLES, Warehouse, differences
 
+from market_data.build import build
+
+OF_MASTERS = "symbology|instruments|ticker_changes|listings|last_trades"
 SEED = int(os.environ.get("MDP_TEST_SEED", "1"))
 WORLDS = 14
 
@@ -323,13 +337,28 @@ def test_a_late_delivery_rebuilds_the_keys_it_touches_and_no_other(tmp_path: Pat
     untouched = warehouse.ask("select rowid from snapshots.ticker_changes where composite_figi = 'F2'")
     # One that is older than what is fed.
     deliver("F1", 4, [(day, "DDD")])
-    warehouse.build()
+    assert "figi_listings" not in (ran := build_and_list(warehouse)) and "ticker_changes" in ran
     rebuilt = [("AAA", False, 2, 4), ("DDD", False, 4, 6), ("BBB", False, 6, 9), ("AAA", False, 9, 12)]
     assert [row for row in history("F1") if row[0] != "CCC"] == [*rebuilt, ("AAA", True, 12, None)]
     assert warehouse.ask("select rowid from snapshots.ticker_changes where composite_figi = 'F2'") == untouched
+    # Trades alone: what masters say is not looked at.
+    rows = [COLUMNS, trade_row(SESSIONS[0], "AAA", 1, 60)]
+    at = new_york(SESSIONS[0], days=1, hour=6)
+    load(warehouse, File("massive_trades", f"massive_trades_{SESSIONS[0]}.csv", table(rows), at), next(numbers))
+    assert {name for name in build_and_list(warehouse) if re.search(OF_MASTERS, name)} == {
+        "int_listings", "unique_int_listings_listing_id",
+        "int_last_trades", "one_version_at_a_time_int_last_trades_listing_id_renamed_on",
+    }  # fmt: skip
     before = warehouse.tables(TABLES)
     warehouse.build(full_refresh=True)
     assert differences(before, warehouse.tables(TABLES)) == []
+
+
+def build_and_list(warehouse: Warehouse) -> list[str]:
+    """The nodes of dbt that a build runs."""
+    ran: list[str] = []
+    build(warehouse.settings, progress=lambda name, done, total: ran.append(name))
+    return ran
 
 
 def test_openfigi_names_a_listing_and_re_keys_nothing(captures: Path, tmp_path: Path) -> None:
