@@ -31,8 +31,8 @@
 {#- The dates on which their trades stand: the partitions to read. -#}
 {% macro dates_of_touched_renames() -%}
     {{- return(ask_values(
-        "select distinct unnest(generate_series(renamed_on - " ~ var('rename_window_days') ~ ", renamed_on, interval '1 day'))::date::varchar as date"
-        ~ " from (" ~ touched_renames() ~ ")"
+        "select distinct unnest(generate_series(renamed_on - " ~ var('rename_window_days') ~ ", renamed_on, interval '1 day'))::date::varchar"
+        ~ " as date from (" ~ touched_renames() ~ ")"
     ) if execute else []) -}}
 {%- endmacro %}
 
