@@ -29,6 +29,9 @@ from market_data.build import build
 if TYPE_CHECKING:
     from conftest import PostgresServer, S3Server
 
+pytestmark = pytest.mark.long
+"""Compaction itself is tested by tests/integration/test_compaction.py, at once."""
+
 T0 = 1_709_596_800_000  # 2024-03-05 00:00:00 UTC, ms
 NOW = dt.timedelta(0)
 
@@ -144,7 +147,7 @@ def test_a_restore_after_compaction(grown: Warehouse, is_published: bool) -> Non
     tables = grown.tables()
     exact = rows_with_ids(grown)
     with writer(grown) as connection:
-        compacted = maintenance.compact(connection, min_files=1)
+        compacted = [task for _ in maintenance.TIERS for task in maintenance.compact(connection, min_files=1)]
         assert {"versioned.int_trades__versioned", "research.bars_1m"} <= {task.name for task in compacted}
         if is_published:
             publishing.publish_again(connection, grown.settings)
@@ -205,35 +208,6 @@ def test_rows_that_the_catalog_holds_go_to_a_file(grown: Warehouse, monkeypatch:
         assert now[: len(events)] == events
         assert publishing.last_event(connection) == "published"
     assert files_of(grown)["observability.runs"] >= 1
-
-
-@pytest.mark.parametrize("fault", ["delete", "insert", "update"])
-def test_a_difference_is_an_error_and_changes_nothing(
-    grown: Warehouse, monkeypatch: pytest.MonkeyPatch, fault: str
-) -> None:
-    add(grown, 40 + ["delete", "insert", "update"].index(fault))
-    grown.build()
-    version, tables, exact = client.published_version(grown.settings), grown.tables(), files_of(grown)
-
-    def go_wrong(connection: duckdb.DuckDBPyConnection, table: str, files: str) -> None:
-        write_again(connection, table, files)
-        columns = [name for name, *_ in connection.execute(f"describe from {table}").fetchall()]
-        last = f"where rowid = (select max(rowid) from {table})"
-        connection.execute({
-            "delete": f"delete from {table} {last}",
-            "insert": f"insert into {table} select * from {table} {last}",
-            "update": f"update {table} set {columns[0]} = null {last}",
-        }[fault])  # fmt: skip
-
-    write_again = maintenance._write_again
-    monkeypatch.setattr(maintenance, "_write_again", go_wrong)
-    with pytest.raises(maintenance.MaintenanceError, match="would have changed its rows"):
-        maintenance.maintain(grown.settings)
-    monkeypatch.undo()
-    assert client.published_version(grown.settings) == version
-    assert files_of(grown) == exact
-    assert differences(tables, grown.tables()) == []
-    assert not grown.build().built, "the head is the published version as before"
 
 
 def test_what_is_kept_and_what_is_refused(grown: Warehouse) -> None:

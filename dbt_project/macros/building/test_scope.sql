@@ -41,14 +41,20 @@
             ~ (" group by " ~ scope.changed ~ "::date" if scope.of == 'times')
         ) | select | list) -%}
     {%- endfor -%}
-    {%- set within = {'dates': in_dates, 'times': in_times, 'values': in_values}[scope.of] -%}
-    {{- return(within(scope.column, values)) -}}
+    {%- if scope.of == 'values' -%}{{- return(in_values(scope.column, values)) -}}{%- endif -%}
+    {{- return(in_dates(scope.column, values) if scope.of == 'dates' else in_times(scope.column, values)) -}}
 {%- endmacro %}
 
 {#- Whether a time column lies between the first and the last of the times, date by date. -#}
 {% macro in_times(column, times) -%}
+    {%- set spans = {} -%}
+    {%- for time in times | sort -%}
+        {%- do spans.update({time[:10]: (spans.get(time[:10], (time, time))[0], time)}) -%}
+    {%- endfor -%}
     {%- set conditions = [] -%}
-    {%- for _, on_date in times | sort | groupby(0) -%}{%- endfor -%}
+    {%- for first, last in spans.values() -%}
+        {%- do conditions.append("(" ~ column ~ " >= '" ~ first ~ "' and " ~ column ~ " <= '" ~ last ~ "')") -%}
+    {%- endfor -%}
     {{- return("(" ~ conditions | join(' or ') ~ ")" if conditions else "false") -}}
 {%- endmacro %}
 
