@@ -254,9 +254,9 @@ def _carry_out(connection: duckdb.DuckDBPyConnection, task: Task) -> None:
     Rows that the catalog holds count as such on both sides; all other files are neither read nor written.
     """
     table = f"lake.{lake.identifier(task.schema)}.{lake.identifier(task.table)}"
-    names, mine, others = set(task.files), [], []
-    for path in _files(connection, task):
-        (mine if path.rpartition("/")[2] in names else others).append(path)
+    files, names = _files(connection, task), set(task.files)
+    mine = [path for path in files if path.rpartition("/")[2] in names]
+    others = [path for path in files if path.rpartition("/")[2] not in names]
     schema, name = lake.quoted(task.schema), lake.quoted(task.table)
     connection.execute("begin")
     try:
