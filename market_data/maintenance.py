@@ -58,8 +58,8 @@ class Task:
     """One step of compaction, of one table."""
 
     kind: str
-    """``flush``: rows of the catalog go to a file; ``join``: files of one partition and tier become one; ``retire``:
-    files of which every row is deleted, some of them by the catalog, are read no more."""
+    """``flush``: rows and deletions that the catalog holds go to files; ``join``: files of one partition and tier
+    become one; ``retire``: files of which every row is deleted are read no more."""
     schema: str
     table: str
     files: tuple[str, ...]
@@ -142,11 +142,27 @@ def why_not(connection: duckdb.DuckDBPyConnection) -> str | None:
 
 def tasks(connection: duckdb.DuckDBPyConnection, min_files: int, at_once: int = AT_ONCE) -> list[Task]:
     """What is due, by the catalog's counts: flushes, then what files there are to retire or join, by size."""
-    return [*_flushes(connection), *_file_tasks(connection, min_files, at_once)]
+    return [*_flushes(connection, min_files), *_file_tasks(connection, min_files, at_once)]
 
 
-def _flushes(connection: duckdb.DuckDBPyConnection) -> Iterator[Task]:
-    inlined: dict[tuple[str, str], int] = {}
+def _flushes(connection: duckdb.DuckDBPyConnection, min_files: int) -> Iterator[Task]:
+    """Tables of which the catalog holds many rows, or deletions of many files: those files wait for this.
+
+    DuckLake 1.5.5 would not drop such a file with its last row, and a flush after its end would give back, in versions
+    before the flush, what was deleted.
+    """
+    deletions = connection.execute(
+        f"""
+        select schema_name, table_name
+        from ({_inlined_deletions(connection)}) as deletions
+        inner join {_CATALOG}.ducklake_data_file as f using (data_file_id)
+        inner join {_CATALOG}.ducklake_table as t on f.table_id = t.table_id and t.end_snapshot is null
+        inner join {_CATALOG}.ducklake_schema as s on t.schema_id = s.schema_id and s.end_snapshot is null
+        group by all
+        having count(*) > {min_files}
+        """
+    ).fetchall()
+    inlined: dict[tuple[str, str], int] = dict.fromkeys(deletions, 0)
     for schema, table, name in connection.execute(
         f"""
         select schema_name, t.table_name, i.table_name
@@ -159,7 +175,7 @@ def _flushes(connection: duckdb.DuckDBPyConnection) -> Iterator[Task]:
         rows = bookkeeping.scalar(connection, f"select count(*) from {_CATALOG}.{name}")
         inlined[schema, table] = inlined.get((schema, table), 0) + rows
     for (schema, table), rows in inlined.items():
-        if rows > FLUSH_ROWS:
+        if rows > FLUSH_ROWS or (schema, table) in deletions:
             yield Task("flush", schema, table, (), 0)
 
 
@@ -168,11 +184,10 @@ def _file_tasks(connection: duckdb.DuckDBPyConnection, min_files: int, at_once: 
     rows = connection.execute(
         f"""
         with deletions as (
-            select data_file_id, delete_count as deleted
+            select data_file_id, sum(delete_count) as deleted
             from {_CATALOG}.ducklake_delete_file
             where end_snapshot is null
-            union all
-            {_inlined_deletions(connection)}
+            group by data_file_id
         ),
 
         live as (
@@ -191,9 +206,8 @@ def _file_tasks(connection: duckdb.DuckDBPyConnection, min_files: int, at_once: 
             inner join (
                 select schema_id, schema_name from {_CATALOG}.ducklake_schema where end_snapshot is null
             ) using (schema_id)
-            left join (
-                select data_file_id, sum(deleted) as deleted from deletions group by data_file_id
-            ) using (data_file_id)
+            left join deletions using (data_file_id)
+            anti join ({_inlined_deletions(connection)}) as inlined using (data_file_id)
             left join (
                 select data_file_id, string_agg(concat(partition_value), '/' order by partition_key_index) as partition
                 from {_CATALOG}.ducklake_file_partition_value
@@ -234,8 +248,8 @@ def _file_tasks(connection: duckdb.DuckDBPyConnection, min_files: int, at_once: 
 
 
 def _inlined_deletions(connection: duckdb.DuckDBPyConnection) -> str:
-    """SQL for the deletions of a few rows, which DuckLake keeps in the catalog, in a table made at the first."""
-    queries = ["select null::bigint, null::bigint where false"]
+    """SQL for the files of which a few rows are deleted by the catalog, in a table that DuckLake makes at the first."""
+    queries = ["select null::bigint as data_file_id where false"]
     for (table,) in connection.execute(
         f"select table_id from {_CATALOG}.ducklake_table where end_snapshot is null"
     ).fetchall():
@@ -244,8 +258,8 @@ def _inlined_deletions(connection: duckdb.DuckDBPyConnection) -> str:
             connection.execute(f"from {source} limit 0")
         except duckdb.CatalogException:
             continue
-        queries.append(f"select file_id, count(*) from {source} group by file_id")
-    return " union all ".join(queries)
+        queries.append(f"select file_id from {source}")
+    return " union ".join(queries)
 
 
 def _carry_out(connection: duckdb.DuckDBPyConnection, task: Task) -> None:
