@@ -279,3 +279,27 @@ def test_files_above_the_last_tier_stay_until_they_crumble(crumbled: Lake) -> No
             (task,) = maintenance.compact(connection, min_files=1)
             assert (task.name, len(task.files)) == ("versioned.facts", 1)
             assert maintenance.compact(connection, min_files=1) == []
+
+
+def test_a_flush_after_compaction_gives_no_row_back(tmp_path: Path) -> None:
+    """Deletions that the catalog holds go to files before the files that they are of are put together, or end."""
+    made = Lake(tmp_path, random.Random(SEED))
+    made.make()
+    with made.writer() as connection:
+        table = "lake.versioned.facts"
+        for keys in ("range(30)", "range(100, 130)"):
+            connection.execute(f"insert into {table} select i, '2024-01-01', i, [] from {keys} as numbers (i)")
+        made.publish(connection)
+        connection.execute(f"delete from {table} where key % 100 in (1, 2)")
+        made.publish(connection)
+        kinds = []
+        for _ in range(4):
+            kinds += [task.kind for task in maintenance.compact(connection, min_files=1) if task.table == "facts"]
+            made.versions[publishing.publish_again(connection, made.settings)] = made.last
+        assert kinds == ["flush", "join"]
+        connection.execute(f"insert into {table} select 500, '2024-01-01', 0, []")
+        made.publish(connection)
+        connection.execute(
+            "call ducklake_flush_inlined_data('lake', schema_name => 'versioned', table_name => 'facts')"
+        )
+    made.check()
