@@ -38,7 +38,7 @@
             else "lake.versioned." ~ table ~ " where build_seq > " -%}
         {%- do values.extend(ask_values(
             "select " ~ what ~ "::varchar as changed from " ~ changed ~ published
-            ~ (" group by " ~ scope.changed ~ "::date" if scope.of == 'times')
+            ~ (" group by " ~ scope.changed ~ "::date" if scope.of == 'times' else '')
         ) | select | list) -%}
     {%- endfor -%}
     {%- if scope.of == 'values' -%}{{- return(in_values(scope.column, values)) -}}{%- endif -%}
