@@ -113,8 +113,10 @@ def last_processed(connection: duckdb.DuckDBPyConnection) -> int:
 
 
 def window_end(connection: duckdb.DuckDBPyConnection, most_records: int | None) -> int:
-    """The last load that a build reads: the last there is, or with ``most_records`` as many after the last processed one
-    as have no more records than that, but at least one."""
+    """The last load that a build reads: the last there is, or, with ``most_records``, the last of those that hold no more.
+
+    They are counted from the last load processed; one is read in any case.
+    """
     last = last_load_seq(connection)
     if most_records is None:
         return last
