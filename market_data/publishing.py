@@ -113,7 +113,7 @@ def last_processed(connection: duckdb.DuckDBPyConnection) -> int:
 
 
 def window_end(connection: duckdb.DuckDBPyConnection, most_records: int | None) -> int:
-    """The last load that a build reads: the last there is, or, with ``most_records``, the last of those that hold no more.
+    """The last load that a build reads: the last there is, or the last of those that hold no more than so many records.
 
     They are counted from the last load processed; one is read in any case.
     """
