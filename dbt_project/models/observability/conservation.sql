@@ -6,7 +6,7 @@
     post_hook="{{ note_progress() }}"
 ) }}
 
-{%- set tables = ['trades', 'quotes', 'bars', 'corporate_actions', 'universe_membership', 'macro_observations'] %}
+{%- set tables = ['trades', 'quotes', 'book_updates', 'bars', 'corporate_actions', 'universe_membership', 'macro_observations'] %}
 {%- set is_touched = is_touched_load(tables) %}
 
 with loads as (
