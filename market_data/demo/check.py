@@ -22,6 +22,7 @@ from market_data.demo.truth import Delivery, Question, Truth
 _VERSIONED = (
     "trades",
     "quotes",
+    "book_updates",
     "bars",
     "corporate_actions",
     "universe_membership",
@@ -53,7 +54,8 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "duplicate": ("records sent twice", f"exists (from copies where {_HERE} and is_duplicate)"),
     "overlap": (
         "files overlapping others",
-        f"(select count(*) from copies where {_LOAD} and source_position <= plant.records and is_duplicate)"
+        f"(select count(distinct source_position) from copies where {_LOAD} and source_position <= plant.records"
+        " and is_duplicate)"
         " = plant.records",
     ),
     "same_bytes": (
