@@ -3,9 +3,9 @@
     a walk of prices ──> messages of L levels, 10 a second ──> rows ──┬─ books.apply, a million rows at a time
                                                                       └─ a dict and a sorted list a side, row by row
 
-Both check the update ids and for crossed books after every message, and show the best 20 levels a side at each grid point;
-what they show must be equal. Shapes: `deep` has the 36 levels a message of Binance's depth stream, `shallow` the one of
-Coinbase's. Wanted: 200,000 level updates a second or more, and at least the speed of plain Python.
+Both check the update ids and for crossed books after every message, and show the best 20 levels a side at each grid
+point; what they show must be equal. Shapes: `deep` has the 36 levels a message of Binance's depth stream, `shallow` the
+one of Coinbase's. Wanted: 200,000 level updates a second or more, and at least the speed of plain Python.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COLUMNS = list(Rows.__dataclass_fields__)
 
 
 def rows_of(updates: int, levels: int, seed: int = 1) -> pa.Table:
-    """A snapshot of 1,000 levels a side, then messages whose levels lie about a walking price; a fifth are deletions."""
+    """A snapshot of 1,000 levels a side, then messages about a walking price; a fifth of their levels are deletions."""
     chance = np.random.default_rng(seed)
     messages = updates // levels
     middle = 100_000 + np.cumsum(chance.integers(-2, 3, messages))
@@ -40,7 +40,7 @@ def rows_of(updates: int, levels: int, seed: int = 1) -> pa.Table:
     middles = middle[message - 1]
     price = np.where(is_ask, middles + away, middles - away).astype(float)
     size = np.where(chance.random(len(message)) < 0.2, 0.0, np.round(chance.random(len(message)) + 0.01, 4))
-    # Before a side may move over a price, the other leaves it: two rows more, of all levels in the way of a walk by two.
+    # Before a side may move over a price, the other leaves it: all levels in the way of a walk by two.
     both = np.repeat(np.arange(1, messages + 1), 4)
     around = np.tile([-1, 0, 0, 1], messages)
     gone = (middle[both - 1] + around).astype(float)

@@ -9,8 +9,9 @@
                                                   │
                        until the state at a date's end is what it was ──> the dates after it stand
 
-A book is a listing and one of its books (`full`, or the venue's own `depth5`); its date and place among its messages are
-`book_date` and `book_order` of int_book_updates__versioned. Nothing here depends on how records were cut into loads.
+A book is a listing and one of its books (`full`, or the venue's own `depth5`); its date and place among its messages
+are `book_date` and `book_order` of int_book_updates__versioned. Nothing here depends on how records were cut into
+loads.
 """
 
 from __future__ import annotations
@@ -152,8 +153,8 @@ def _dates_kept(connection: duckdb.DuckDBPyConnection, books: list[Book]) -> dic
         return {}
     _register(connection, "books_asked", books, list(range(len(books))))
     rows = connection.execute(
-        f"select number, list(book_date order by book_date) from {STATES} inner join books_asked using (listing_id, book)"
-        " group by number"
+        f"select number, list(book_date order by book_date) from {STATES}"
+        " inner join books_asked using (listing_id, book) group by number"
     ).fetchall()
     connection.unregister("books_asked")
     return dict(rows)
@@ -469,9 +470,7 @@ def _register(
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.table(
-        {item.name: pa.array([row.get(item.name) for row in rows], item.type) for item in SCHEMA}, SCHEMA
-    )
+    return pa.table({item.name: pa.array([row.get(item.name) for row in rows], item.type) for item in SCHEMA}, SCHEMA)
 
 
 def _ids(values: Any) -> pa.Array:

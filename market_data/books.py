@@ -6,9 +6,10 @@
                                                  │
                      best prices after each message, top levels at each grid point, State after
 
-A *span* begins with a snapshot that applies, and its levels are those of the snapshot and of all writes since. So a level
-of size 0 is a level that ends, and nothing depends on where one batch of rows ends and the next begins: all that a batch
-needs of those before it is in a `State`. Times are nanoseconds since 1970, UTC; prices and sizes doubles as sent.
+A *span* begins with a snapshot that applies, and its levels are those of the snapshot and of all writes since. So a
+level of size 0 is a level that ends, and nothing depends on where one batch of rows ends and the next begins: all
+that a batch needs of those before it is in a `State`. Times are nanoseconds since 1970, UTC; prices and sizes doubles
+as sent.
 """
 
 from __future__ import annotations
@@ -193,8 +194,8 @@ def apply(
     is_bid = levels.side == 0
     best_bid = _highest_cover(levels.start[is_bid], levels.end[is_bid], levels.code[is_bid], count)
     worst = len(prices)
-    best_ask = worst - 1 - _highest_cover(
-        levels.start[~is_bid], levels.end[~is_bid], worst - 1 - levels.code[~is_bid], count
+    best_ask = (
+        worst - 1 - _highest_cover(levels.start[~is_bid], levels.end[~is_bid], worst - 1 - levels.code[~is_bid], count)
     )
     is_crossed = (best_bid >= 0) & (best_bid >= best_ask)
     before_crossed = np.array([state.is_crossed for state in before])
@@ -366,8 +367,8 @@ def _lifetimes(
 def _highest_cover(start: Ints, end: Ints, value: Ints, count: int) -> Ints:
     """For each place, the highest value of the intervals [start, end) that cover it; -1 where none does.
 
-    A segment tree, all intervals at once: each is cut into the O(log n) nodes that cover it exactly, from the leaves up;
-    then every place takes the highest of its ancestors.
+    A segment tree, all intervals at once: each is cut into the O(log n) nodes that cover it exactly, from the leaves
+    up; then every place takes the highest of its ancestors.
     """
     size = 1 << max(count - 1, 0).bit_length()
     tree = np.full(2 * size, -1, np.int64)
@@ -411,9 +412,7 @@ def _standing(
         yield found[0], found[1], found[2], found[3]
 
 
-def _top(
-    levels: _Lifetimes, prices: Floats, shown: Ints, part: Ints, depths: Sequence[int]
-) -> tuple[Levels, Levels]:
+def _top(levels: _Lifetimes, prices: Floats, shown: Ints, part: Ints, depths: Sequence[int]) -> tuple[Levels, Levels]:
     """The best levels of each side after each message shown."""
     start, end = np.searchsorted(shown, levels.start), np.searchsorted(shown, levels.end)
     is_seen = start < end
@@ -452,9 +451,7 @@ class _Block(NamedTuple):
     sizes: Floats
 
 
-def _best(
-    start: Ints, end: Ints, rank: Ints, size: Floats, first: int, last: int, depth: int
-) -> Iterable[_Block]:
+def _best(start: Ints, end: Ints, rank: Ints, size: Floats, first: int, last: int, depth: int) -> Iterable[_Block]:
     """The `depth` levels of least rank at each grid point of [first, last), of levels that are there at [start, end).
 
     Grid points are taken in blocks. A block is a matrix, points by ranks, that holds what is written where, filled

@@ -1,11 +1,11 @@
 """Order books, end to end: the real captures against the venues' own best prices, and generated streams in any loads.
 
-    the captures, whole, in one build ───────────────────────────── whole ─┐
-        cut in two, a build each; the first half last; … ───────── others ─┴─ equal
-    the captures with the grid set to every update ── best prices ──> bookTicker, at every update id that both have
+the captures, whole, in one build ───────────────────────────── whole ─┐
+    cut in two, a build each; the first half last; … ───────── others ─┴─ equal
+the captures with the grid set to every update ── best prices ──> bookTicker, at every update id that both have
 
-    generated books ── records dealt to loads at random ── builds in between ─┬─ plain Python
-                                                                             └─ a rebuild, and another order
+generated books ── records dealt to loads at random ── builds in between ─┬─ plain Python
+                                                                         └─ a rebuild, and another order
 """
 
 from __future__ import annotations
@@ -176,10 +176,8 @@ def one_delta_late(lines: list[bytes]) -> list[list[bytes]]:
 
 
 @pytest.mark.parametrize("deal", [in_two, second_half_first, snapshots_last, one_delta_late])
-def test_how_a_capture_was_cut_leaves_no_trace(
-    whole: Warehouse, captures: Path, tmp_path: Path, deal: Deal
-) -> None:
-    """A book carries over from one load to the next; a snapshot, or a delta, that arrives last changes it as if first."""
+def test_how_a_capture_was_cut_leaves_no_trace(whole: Warehouse, captures: Path, tmp_path: Path, deal: Deal) -> None:
+    """A book carries over from load to load; a snapshot, or a delta, that arrives last changes it as if first."""
     warehouse = Warehouse(tmp_path)
     binance = deal(of_books(lines_of(captures / BINANCE)))
     coinbase = deal(of_books(lines_of(captures / COINBASE)))
@@ -314,7 +312,7 @@ def test_generated_books_are_those_of_plain_python(built: Built) -> None:
         for broken in rebuild(current(stream.copies), SECOND, 20)[1]:
             breaks.append((stream.listing, broken.time, broken.reason, broken.expected, broken.message.file,
                            broken.message.position))  # fmt: skip
-    file = "regexp_extract(source, '_([0-9])', 1)::int" 
+    file = "regexp_extract(source, '_([0-9])', 1)::int"
     found = built.warehouse.ask(
         "select listing_id, epoch_ns(event_time), epoch_ns(known_from), update_id, is_valid, bid_prices, bid_sizes,"
         f" ask_prices, ask_sizes, {file}, source_position from canonical.book_snapshots"
@@ -356,7 +354,7 @@ def test_another_order_and_a_rebuild_give_equal_books(built: Built, tmp_path: Pa
     assert differences(before, fresh.tables(TABLES)) == []
     fresh.build(full_refresh=True)
     assert differences(before, fresh.tables(TABLES)) == []
-    assert {row for row in fresh.ask("select distinct known_to from canonical.book_snapshots")} == {(None,)}
+    assert set(fresh.ask("select distinct known_to from canonical.book_snapshots")) == {(None,)}
 
 
 def test_a_late_delta_rebuilds_its_span_and_no_more(tmp_path: Path) -> None:

@@ -72,9 +72,7 @@ def by_date(books: Sequence[Sequence[Message]]) -> list[list[tuple[int, Message]
 
 @st.composite
 def some_books(draw: st.DrawFn) -> list[list[Message]]:
-    return [
-        current(messages_of(draw, numbered=draw(st.booleans()))) for _ in range(draw(st.integers(1, 3)))
-    ]
+    return [current(messages_of(draw, numbered=draw(st.booleans()))) for _ in range(draw(st.integers(1, 3)))]
 
 
 @settings(max_examples=300, deadline=None)
@@ -84,7 +82,8 @@ def test_any_cut_of_any_messages_gives_the_books_of_plain_python(
 ) -> None:
     states: dict[int, State] = {}
     found: Found = ([], [])
-    for messages in by_date(books):
+    for left in by_date(books):
+        messages = left
         states = {book: State(**{**vars(state), "time": 0}) for book, state in states.items()}
         while messages:
             cut = data.draw(st.integers(1, len(messages)))

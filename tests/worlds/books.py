@@ -198,7 +198,10 @@ def messages_of(draw: Draw, *, numbered: bool, most: int = 24) -> list[Message]:
     return found
 
 
-SIDES = (("bid", st.sampled_from([98, 98.5, 99, 99.5, 100, 102])), ("ask", st.sampled_from([101, 101.5, 102, 103, 104])))
+SIDES = (
+    ("bid", st.sampled_from([98, 98.5, 99, 99.5, 100, 102])),
+    ("ask", st.sampled_from([101, 101.5, 102, 103, 104])),
+)
 
 
 def binance_line(message: Message, symbol: str) -> bytes:

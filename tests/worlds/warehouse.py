@@ -28,7 +28,15 @@ from market_data.build import Outcome as BuildOutcome
 from market_data.build import build
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CANONICAL = ("trades", "quotes", "book_updates", "bars", "macro_observations", "corporate_actions", "universe_membership")
+CANONICAL = (
+    "trades",
+    "quotes",
+    "book_updates",
+    "bars",
+    "macro_observations",
+    "corporate_actions",
+    "universe_membership",
+)
 RESEARCH = ("bars_1m", "bars_1d", "macro_series")
 COUNTERS = {"load_seq", "build_seq", "loaded_at"}
 TABLES = (

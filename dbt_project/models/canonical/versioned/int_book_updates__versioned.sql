@@ -75,10 +75,11 @@ new_records as (
     inner join {{ ref('feeds') }} as feeds using (feed)
 ),
 
+-- A snapshot's time is that of its receipt: received twice, it is the same snapshot.
 {{ versions(
     'new_records',
     key=['listing_id', 'book', 'message_id', 'slot'],
-    content=['nullif(event_time, received_time)', 'side', 'price', 'size', 'first_update_id', 'is_deletion']
+    content=['case when not is_snapshot then event_time end', 'side', 'price', 'size', 'first_update_id', 'is_deletion']
 ) }}
 
 select
