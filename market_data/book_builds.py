@@ -454,7 +454,8 @@ def _states(
     found = {}
     for place, row in enumerate(rows.drop_columns(list(LEVELS)).to_pylist()):
         sides = {name: levels[name][place].values.to_numpy(zero_copy_only=False) for name in LEVELS}
-        found[row.pop("number")] = State(order=row.pop("book_order"), **row, **sides)
+        number, order = row.pop("number"), row.pop("book_order")
+        found[number] = State(order=order, **row, **sides)
     return found
 
 

@@ -175,12 +175,14 @@ def rebuild(messages: Sequence[Message], grid: int, depth: int) -> tuple[list[Po
 def messages_of(draw: Draw, *, numbered: bool, most: int = 24) -> list[Message]:
     """A venue's messages around midnight, in the order in which it made them: with gaps, overlaps and crossed books."""
     found: list[Message] = []
-    time = MIDNIGHT - draw(st.sampled_from([SECOND, 3 * SECOND, 8 * SECOND]))
+    time = MIDNIGHT - draw(st.sampled_from([SECOND // 2, SECOND, 3 * SECOND]))
     last_id = draw(st.integers(1, 3))
     for number in range(draw(st.integers(2, most))):
         time += draw(st.sampled_from([0, 1, 40, 400, 900, 2_500])) * MILLISECOND
-        received = time + draw(st.sampled_from([-1_270, 1, 30, 700])) * MILLISECOND + number
-        kind = draw(st.sampled_from(["delta"] * 8 + ["snapshot"] * 2 + ["old snapshot", "gap", "overlap", "empty"]))
+        received = time + draw(st.sampled_from([-1_270, 1, 30, 700, 5_000])) * MILLISECOND + number
+        kind = draw(
+            st.sampled_from(["delta"] * 8 + ["snapshot", "old snapshot", "new snapshot", "gap", "overlap", "empty"])
+        )
         levels = tuple(
             (side, float(draw(prices)), draw(st.sampled_from([0.0, 0.5, 1.0, 2.0])))
             for side, prices in SIDES
@@ -188,7 +190,7 @@ def messages_of(draw: Draw, *, numbered: bool, most: int = 24) -> list[Message]:
         )
         if "snapshot" in kind:
             whole = tuple({(side, price): (side, price, size) for side, price, size in levels if size}.values())
-            at = max(last_id - (3 if kind == "old snapshot" else 0), 0)
+            at = max(last_id + {"old snapshot": -3, "new snapshot": 2}.get(kind, 0), 0)
             found.append(Message(True, received, received, whole, at if numbered else None))
             continue
         first = last_id + {"gap": 3, "overlap": 0}.get(kind, 1)
