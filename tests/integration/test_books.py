@@ -216,25 +216,33 @@ FILES = 5
 
 def streams(count: int, chance: int) -> list[Stream]:
     """Streams whose messages are repeated, corrected and dealt to files in no order."""
-    found: list[Stream] = []
+    found = []
     for number in range(count):
         numbered = number % 3 != 2
-        drawn: list[list[Message]] = []
-
-        @seed(chance * 1_000 + number)
-        @settings(max_examples=2, phases=[Phase.generate], database=None, deadline=None,
-                  suppress_health_check=list(HealthCheck))  # fmt: skip
-        @given(st.data())
-        def collect(data: st.DataObject, numbered: bool = numbered, drawn: list[Any] = drawn) -> None:
-            messages = messages_of(data.draw, numbered=numbered, most=40)
-            drawn.append([*messages, *again(data.draw, messages)])
-
-        collect()
         deal = random.Random(chance * 1_000 + number)
-        # Every file has a snapshot's worth of its own: files are of one listing, so that the name says the symbol.
-        copies = tuple(replace(message, file=deal.randrange(FILES)) for message in drawn[-1])
+        copies = tuple(replace(one, file=deal.randrange(FILES)) for one in drawn(numbered, chance * 1_000 + number))
         found.append(Stream(f"{'B' if numbered else 'C'}{number}", numbered, copies))
     return found
+
+
+def drawn(numbered: bool, chance: int) -> list[Message]:
+    found: list[list[Message]] = []
+
+    @seed(chance)
+    @settings(
+        max_examples=2,  # the first is the simplest
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def collect(data: st.DataObject) -> None:
+        messages = messages_of(data.draw, numbered=numbered, most=40)
+        found.append([*messages, *again(data.draw, messages)])
+
+    collect()
+    return found[-1]
 
 
 def again(draw: Any, messages: list[Message]) -> list[Message]:
