@@ -26,7 +26,8 @@ TABLES = """
     create table lake.versioned.int_book_updates__versioned (
         listing_id varchar, venue varchar, symbol varchar, book varchar, event_time timestamp_ns, side varchar,
         price double, size double, update_id bigint, first_update_id bigint, is_snapshot boolean,
-        known_from timestamp_ns, known_to timestamp_ns, feed varchar, schema_version varchar, load_id varchar, source varchar,
+        known_from timestamp_ns, known_to timestamp_ns, feed varchar, schema_version varchar, load_id varchar,
+        source varchar,
         source_partition integer, source_position bigint, message_id varchar, slot varchar, book_date date,
         book_order bigint, is_deletion boolean, is_duplicate boolean, build_seq bigint
     );
