@@ -5,7 +5,7 @@
     'buyer_is_maker': 'm', 'update_id_text': 'u', 'bid_price_text': 'b', 'bid_size_text': 'B', 'ask_price_text': 'a',
     'ask_size_text': 'A'
 } %}
-{%- set depth_members = {'event_time_text': 'E', 'first_update_id_text': 'U', 'bids_text': 'bids', 'asks_text': 'asks'} %}
+{%- set depth_members = {'event_time_text': 'E', 'first_update_id_text': 'U', 'bids_text': 'bids', 'asks_text': 'asks', 'last_id_text': 'lastUpdateId'} %}
 {%- set depth_kinds = "'depthUpdate', 'depthSnapshot', 'partialDepth'" %}
 {%- set is_depth = 'kind in (' ~ depth_kinds ~ ')' %}
 {%- set combined = {'stream': 'stream', 'last_update_id': 'lastUpdateId'} %}
@@ -69,7 +69,6 @@ typed as (
         try_cast(ask_price_text as double) as ask_price,
         try_cast(ask_size_text as double) as ask_size,
         update_id_text,
-        last_update_id,
         stream,
         -- The buyer being the maker, the aggressor sold.
         case buyer_is_maker when 'true' then 'sell' when 'false' then 'buy' end as side,
@@ -97,14 +96,14 @@ timed as (
                 then upper(coalesce(nullif(split_part(stream, '@', 1), ''), instrument, recorded)) else symbol
             end as symbol,
             case when kind = 'depthUpdate' then depth[1] else event_time_text end as event_time_text,
-            coalesce(update_id_text, last_update_id) as update_id_text
+            coalesce(update_id_text, depth[5]) as update_id_text
         ),
         case
             when kind in ('bookTicker', 'depthSnapshot', 'partialDepth') then source_time
             when kind = 'depthUpdate' then {{ epoch_text_to_time('depth[1]') }}
             else trade_time
         end as event_time,
-        {{ whole_number('coalesce(update_id_text, last_update_id)') }} as update_id,
+        {{ whole_number('coalesce(update_id_text, depth[5])') }} as update_id,
         depth[2] as first_update_id_text,
         {{ whole_number('depth[2]') }} as first_update_id,
         case kind
