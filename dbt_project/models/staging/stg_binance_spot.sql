@@ -5,7 +5,10 @@
     'buyer_is_maker': 'm', 'update_id_text': 'u', 'bid_price_text': 'b', 'bid_size_text': 'B', 'ask_price_text': 'a',
     'ask_size_text': 'A'
 } %}
-{%- set depth_members = {'event_time_text': 'E', 'first_update_id_text': 'U', 'bids_text': 'bids', 'asks_text': 'asks', 'last_id_text': 'lastUpdateId'} %}
+{%- set depth_members = {
+    'event_time_text': 'E', 'first_update_id_text': 'U', 'bids_text': 'bids', 'asks_text': 'asks',
+    'last_id_text': 'lastUpdateId'
+} %}
 {%- set depth_kinds = "'depthUpdate', 'depthSnapshot', 'partialDepth'" %}
 {%- set is_depth = 'kind in (' ~ depth_kinds ~ ')' %}
 {%- set combined = {'stream': 'stream', 'last_update_id': 'lastUpdateId'} %}
