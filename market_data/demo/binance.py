@@ -194,7 +194,7 @@ def binance(seed: int) -> Iterator[Parcel]:
                 for position, record in enumerate(tail)
                 if name in OVERLAPPING
             ]
-            tail = [record for record in records if record.fate is Fate.CANONICAL][-OVERLAP:]
+            tail = [record for record in records if record.table in ("trades", "quotes")][-OVERLAP:]
             own = planted(records, BINANCE_PLANTINGS.get(name, {}))
             parcel = capture(
                 path,

@@ -95,8 +95,10 @@ deepened as (
 timed as (
     select
         * replace (
-            case when {{ is_depth }} and symbol is null
-                then upper(coalesce(nullif(split_part(stream, '@', 1), ''), instrument, recorded)) else symbol
+            case
+                when symbol is null and {{ is_depth }}
+                    then upper(coalesce(nullif(split_part(stream, '@', 1), ''), instrument, recorded))
+                else symbol
             end as symbol,
             case when kind = 'depthUpdate' then depth[1] else event_time_text end as event_time_text,
             coalesce(update_id_text, depth[5]) as update_id_text
