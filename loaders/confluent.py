@@ -289,7 +289,8 @@ class Confluent:
                 f"{partition.topic}/{partition.number}, offset {offsets[len(headers)]}: a header's name is not UTF-8, "
                 f"which confluent-kafka cannot read; --client kafka-python reads it, and goes on where this one stopped"
             ) from error
-        self._positions[partition] = offsets[-1] + 1
+        # The end of the partition may have been told by the same poll, and lie behind what Kafka leaves out.
+        self._positions[partition] = max(self._positions[partition], offsets[-1] + 1)
         return Batch(
             offsets,
             [time for _, time in map(Message.timestamp, messages)],

@@ -39,7 +39,10 @@ SEAL_POINTS = (
 )
 """In the order in which `mdp seal` reaches them; a removal commits an entry, and so has an after-pointer, too."""
 
-_NAMES = tuple(dict.fromkeys((*POINTS, *SEAL_POINTS)))
+MAINTENANCE_POINTS = ("after-compaction", "before-publication", "after-publication", "between-expiries", "after-expiry")
+"""In the order in which `mdp maintain` reaches them."""
+
+_NAMES = tuple(dict.fromkeys((*POINTS, *SEAL_POINTS, *MAINTENANCE_POINTS)))
 _POINT = re.compile(rf"(?P<name>{'|'.join(_NAMES)})(?::(?P<count>[1-9]\d*))?(?::(?P<stop>stop))?")
 _left: dict[str, int] = {}
 _signal: dict[str, signal.Signals] = {}

@@ -118,7 +118,7 @@ def load_kafka(
     try:
         settings = _settings(client)
         failpoints.arm(settings.failpoint)
-        feeds = _feeds(names, topic)
+        feeds = streams_of(names, topic)
         until = _until(until_text, feeds)
     except (RegistryError, SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error
@@ -187,7 +187,7 @@ def replay_kafka(name: str, topic: str | None, first: str, stop: str, client: Ka
     try:
         settings = _settings(client)
         failpoints.arm(settings.failpoint)
-        (feed,) = _feeds((name,), topic)
+        (feed,) = streams_of((name,), topic)
         bounds = parse_bound(first), parse_bound(stop)
     except (RegistryError, SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error
@@ -285,7 +285,8 @@ def _streams(feeds: list[Feed]) -> list[Feed]:
     return feeds
 
 
-def _feeds(names: tuple[str, ...], topic: str | None) -> list[Feed]:
+def streams_of(names: tuple[str, ...], topic: str | None) -> list[Feed]:
+    """Return the streams of these names, on another topic where one is given. Raises ValueError if it cannot."""
     registry = load_registry()
     feeds = _streams([find_feed(name, registry) for name in dict.fromkeys(names)])
     if topic is None:

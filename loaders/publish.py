@@ -31,6 +31,8 @@ from loaders.sources import Source
 
 Progress = Callable[[int], None]
 """Called with the number of records sent so far."""
+Acknowledged = Callable[[int, int], None]
+"""Called with partition and offset of each record that the brokers have, in the capture's order."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,14 @@ class Sent:
     partitions: int
 
 
-def publish(path: Path, feed: Feed, sending: Sending, settings: Settings, progress: Progress | None = None) -> Sent:
+def publish(
+    path: Path,
+    feed: Feed,
+    sending: Sending,
+    settings: Settings,
+    progress: Progress | None = None,
+    acknowledged: Acknowledged | None = None,
+) -> Sent:
     """Send the records of a capture, in its order, and return when the brokers have all of them.
 
     Raises Refusal where the file cannot be read, StreamError where the topic or the brokers do not take it.
@@ -67,7 +76,7 @@ def publish(path: Path, feed: Feed, sending: Sending, settings: Settings, progre
         partitions = _prepare_topic(sending, settings)
         producer = KafkaProducer(**_brokers(settings), linger_ms=20, compression_type="lz4", batch_size=1 << 18)
         try:
-            return _send(producer, path, feed, sending, settings, symbol, partitions, progress)
+            return _send(producer, path, feed, sending, settings, symbol, partitions, progress, acknowledged)
         finally:
             producer.close()
     except KafkaError as error:
@@ -87,6 +96,7 @@ def _send(
     symbol: str | None,
     partitions: int,
     progress: Progress | None,
+    acknowledged: Acknowledged | None,
 ) -> Sent:
     turns = cycle(range(partitions)) if sending.round_robin else None
     pace = _Pace(sending.speed)
@@ -111,17 +121,19 @@ def _send(
         records += 1
         without_key += key is None
         if len(futures) >= 5_000:
-            _await(futures)
+            _await(futures, acknowledged)
         if progress is not None and records % 1_000 == 0:
             progress(records)
     producer.flush()
-    _await(futures)
+    _await(futures, acknowledged)
     return Sent(records, without_key, partitions)
 
 
-def _await(futures: list[Any]) -> None:
+def _await(futures: list[Any], acknowledged: Acknowledged | None) -> None:
     for future in futures:
-        future.get(timeout=60)
+        place = future.get(timeout=60)
+        if acknowledged is not None:
+            acknowledged(place.partition, place.offset)
     futures.clear()
 
 

@@ -45,7 +45,7 @@ from loaders.checksums import Totals
 from loaders.ledger import ENTRIES, DataFile, Entry, Ledger, SealedLoad, cursor_before, load_id, load_id_at
 from loaders.reading import in_threads
 from loaders.registry import Feed
-from loaders.segments import UNLIKE
+from loaders.segments import write_file
 from loaders.settings import MIB, Settings
 from loaders.store import Store, StoreError, open_store
 from loaders.times import day, iso, parse_time
@@ -432,23 +432,8 @@ class _Writer:
                 self._store.delete(file.path)
 
     def _put(self, folder: str, table: pa.Table) -> None:
-        buffer = pa.BufferOutputStream()
-        pq.write_table(
-            table,
-            buffer,
-            compression="zstd",
-            compression_level=1,
-            row_group_size=ROW_GROUP_ROWS,
-            use_dictionary=[name for name in table.column_names if name not in UNLIKE],
-            write_statistics=["source_position", "source_time", "instrument", "load_id"],
-            store_schema=False,
-        )
-        data = buffer.getvalue()
         path = f"{self._folder}/{folder}/{self._name}-{len(self.files):05d}.parquet"
-        with self._store.open_write(path) as sink:
-            sink.write(data)
-        digest = hashlib.sha256(data).hexdigest()
-        self.files.append(DataFile(path=path, rows=table.num_rows, bytes=data.size, sha256=digest))
+        self.files.append(write_file(self._store, path, table, row_group_rows=ROW_GROUP_ROWS, statistics=["load_id"]))
         failpoints.reach("between-sealed-files")
 
 

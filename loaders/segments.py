@@ -64,6 +64,28 @@ class Load:
     attributes: Mapping[str, str]
 
 
+def write_file(
+    store: Store, path: str, table: pa.Table, *, row_group_rows: int, statistics: Sequence[str] = ()
+) -> DataFile:
+    """Write one Parquet file of the raw zone. `statistics`: columns that get them beside those that all files have."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        compression_level=1,
+        row_group_size=row_group_rows,
+        use_dictionary=[name for name in table.column_names if name not in UNLIKE],
+        write_statistics=["source_position", "source_time", "instrument", *statistics],
+        store_schema=False,
+    )
+    data = buffer.getvalue()
+    with store.open_write(path) as sink:
+        sink.write(data)
+    digest = hashlib.sha256(data).hexdigest()
+    return DataFile(path=path, rows=table.num_rows, bytes=data.size, sha256=digest)
+
+
 def header_lists(rows: int, constants: Mapping[str, str], varying: Mapping[str, pa.Array] | None = None) -> pa.Array:
     """Return each row's headers: the constants, then those of the varying ones that are not null there."""
     varying = varying or {}
@@ -120,24 +142,9 @@ class SegmentWriter:
             return
         table = self._sealed(pa.concat_tables(self._pending).combine_chunks())
         self._pending = []
-        buffer = pa.BufferOutputStream()
-        pq.write_table(
-            table,
-            buffer,
-            compression="zstd",
-            compression_level=1,
-            row_group_size=ROW_GROUP_ROWS,
-            use_dictionary=[name for name in table.column_names if name not in UNLIKE],
-            write_statistics=["source_position", "source_time", "instrument"],
-            store_schema=False,
-        )
-        data = buffer.getvalue()
         name = f"{self._load.load_id}-{self._attempt}-{len(self.files):05d}.parquet"
         path = f"{self._load.feed}/ingest_date={day(self._load.loaded_at)}/{name}"
-        with self._store.open_write(path) as sink:
-            sink.write(data)
-        digest = hashlib.sha256(data).hexdigest()
-        self.files.append(DataFile(path=path, rows=table.num_rows, bytes=data.size, sha256=digest))
+        self.files.append(write_file(self._store, path, table, row_group_rows=ROW_GROUP_ROWS))
         self.records += table.num_rows
 
     def _sealed(self, records: pa.Table) -> pa.Table:

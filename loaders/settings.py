@@ -10,6 +10,7 @@ MDP_KAFKA_CA, MDP_KAFKA_CERT, MDP_KAFKA_KEY  PEM files: who signs the brokers' c
 MDP_KAFKA_SASL_MECHANISM  PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512      (SCRAM-SHA-512)
 MDP_KAFKA_USER, MDP_KAFKA_PASSWORD           who we are, with SASL
 MDP_LOCK_WAIT  seconds to wait for another writer of the lake       (600)
+MDP_KEEP_DAYS  days for which `mdp maintain` keeps every published version  (7)
 MDP_LOG        how events are told on the error stream: text or json  (text)
 MDP_S3_TIMEOUT seconds without an answer after which a request to S3 is made again  (30)
 MDP_FAILPOINT  a point at which the process kills itself, for tests  (none; loaders/failpoints.py)
@@ -104,6 +105,7 @@ class Settings:
     s3: S3Settings = S3Settings()
     limits: Limits = Limits()
     lock_wait_seconds: float = 600.0
+    keep_days: float = 7.0
 
     @property
     def lake_is_local(self) -> bool:
@@ -136,6 +138,7 @@ class Settings:
             services_dir=_place("MDP_SERVICES_DIR", env["MDP_SERVICES_DIR"]) if "MDP_SERVICES_DIR" in env else None,
             failpoint=env.get("MDP_FAILPOINT"),
             lock_wait_seconds=_seconds("MDP_LOCK_WAIT", env.get("MDP_LOCK_WAIT", "600")),
+            keep_days=_days("MDP_KEEP_DAYS", env.get("MDP_KEEP_DAYS", "7")),
             s3=S3Settings(
                 access_key=env.get("AWS_ACCESS_KEY_ID"),
                 secret_key=env.get("AWS_SECRET_ACCESS_KEY"),
@@ -215,6 +218,16 @@ def _seconds(name: str, value: str) -> float:
         return float(value)
     except ValueError:
         raise SettingsError(f"{name} is {value!r}; give a number of seconds") from None
+
+
+def _days(name: str, value: str) -> float:
+    try:
+        days = float(value)
+    except ValueError:
+        days = -1
+    if not 0 <= days < 1_000_000:
+        raise SettingsError(f"{name} is {value!r}; give a number of days, 0 or more")
+    return days
 
 
 def _catalog(value: str | None) -> str:

@@ -71,27 +71,30 @@ def build(
 
 def _build(settings: Settings, full_refresh: bool, progress: Progress | None, project: Project) -> Outcome:
     with lock.writers_lock(settings):
+        fingerprint = publishing.code_fingerprint()
         with project.connection() as connection:
             is_head_published = publishing.last_event(connection) == "published"
             restored = publishing.restore_if_unfinished(connection, settings)
             bookkeeping.enter_loads(connection, settings)
             release = publishing.published(connection)
-            same_code = release is not None and release.code_fingerprint == publishing.code_fingerprint()
+            same_code = release is not None and release.code_fingerprint == fingerprint
             if release and same_code and not full_refresh and publishing.is_up_to_date(connection, release):
                 publishing.write_connect_script(settings, release.version)
                 return Outcome(release.version, 0, built=False, restored=restored)
-            if release and same_code and not full_refresh and is_head_published and publishing.has_staged(settings):
-                # The head is as this code made it: what no new record reaches stays as it is.
-                affected = project.affected_by(publishing.feeds_since(connection, release))
-                publishing.pass_over(connection, affected.tables)
-                arguments = ["build", "--indirect-selection", "empty", "--select", *affected.nodes]
-            else:
-                arguments = ["build", *NO_UNIT_TESTS]
-                if full_refresh:
-                    arguments.append("--full-refresh")
+            arguments = ["build", *NO_UNIT_TESTS]
+            if full_refresh:
+                arguments.append("--full-refresh")
+            elif release and same_code:
+                arguments += ["--exclude-resource-type", "seed"]
+                if is_head_published and publishing.has_staged(settings):
+                    # The head is as this code made it: what no new record reaches stays as it is.
+                    affected = project.affected_by(publishing.feeds_since(connection, release))
+                    if affected.nodes:
+                        publishing.pass_over(connection, affected.passed_over)
+                        arguments = ["build", "--indirect-selection", "empty", "--select", *affected.nodes]
         project.run(arguments, progress)
         with project.connection() as connection:
-            version = publishing.publish(connection, settings)
+            version = publishing.publish(connection, settings, fingerprint)
             new_loads = publishing.loaded_since(connection, release)
             quarantined = publishing.quarantined_since(connection, release)
         return Outcome(
@@ -109,7 +112,7 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
 
     Raises ``BuildFailedError`` when a test fails, or when the last dbt run did not end well.
     """
-    project = Project(settings)
+    project, fingerprint = Project(settings), publishing.code_fingerprint()
     with lock.writers_lock(settings):
         with project.connection() as connection:
             release = publishing.published(connection)
@@ -132,7 +135,7 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
         project.run(["run", "--select", *definitions], progress)
         project.run(arguments, progress)
         with project.connection() as connection:
-            version = publishing.publish(connection, settings)
+            version = publishing.publish(connection, settings, fingerprint)
             return Outcome(version, new_loads, built=True, restored=False)
 
 

@@ -21,12 +21,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from loaders import logs
 from loaders.backfill import backfill
 from loaders.cli import load
-from loaders.kafka_cli import capture, load_kafka, replay_kafka
+from loaders.kafka_cli import CLIENT, capture, load_kafka, replay_kafka, streams_of
 from loaders.registry import RegistryError, find_feed, load_registry
 from loaders.seal_cli import seal_days
 from loaders.settings import Settings, SettingsError, log_style
 from loaders.store import StoreError
-from market_data import lock
+from market_data import lake, lock
 from market_data.client import NotPublishedError
 
 log = logging.getLogger(__name__)
@@ -210,6 +210,42 @@ def _tell(outcome: Any) -> None:
     )
 
 
+@main.command(hidden=True)  # not for use yet: see DECISIONS.md
+@click.option(
+    "--keep-days", type=click.FloatRange(min=0), help="Keep every version this long [default: MDP_KEEP_DAYS, 7]."
+)
+@click.option(
+    "--grace",
+    "grace_hours",
+    type=click.FloatRange(min=0),
+    default=6,
+    show_default=True,
+    metavar="HOURS",
+    help="Files go this long after the last version that needs them: longer than the longest query.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+def maintain(keep_days: float | None, grace_hours: float, dry_run: bool) -> None:
+    """Merge small files, expire old versions and remove files that nobody needs.
+
+    Readers and their versions stay as they are. Kept are the last version of each UTC day, pinned ones, and all of the
+    last seven days. Where a build failed or is not published yet, files are not merged, and the rest is done.
+    """
+    import datetime as dt
+
+    from market_data import maintenance, output
+
+    settings = Settings.from_env()
+    if not lake.exists(settings):
+        fail(f"there is no lake {settings.lake} yet; load files and run `mdp build`")
+    try:
+        done = maintenance.maintain(
+            settings, keep_days=keep_days, grace=dt.timedelta(hours=grace_hours), dry_run=dry_run
+        )
+    except maintenance.MaintenanceError as error:
+        fail(str(error))
+    output.show_maintenance(done, screen, dry_run=dry_run)
+
+
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def status(as_json: bool) -> None:
@@ -226,6 +262,76 @@ def status(as_json: bool) -> None:
         click.echo(overview.as_json(found))
     else:
         overview.show(found, settings.raw, screen)
+
+
+@main.command()
+@click.option("--feed", "feeds", required=True, multiple=True, metavar="FEED", help="A stream; may be repeated.")
+@click.option("--topic", help="Another topic than the registry's, for a single feed.")
+@click.option("--loaders", type=click.IntRange(1), default=1, show_default=True, help="Processes that share the load.")
+@click.option("--until", metavar="WHEN", help="Stop there, built: caught-up (what is in Kafka now) or an ISO time.")
+@click.option(
+    "--segment-seconds",
+    type=click.FloatRange(0.01),
+    default=1.0,
+    show_default=True,
+    help="Age of a segment: how long a record may wait to be written.",
+)
+@click.option("--accept", multiple=True, type=click.Choice(["lost-records", "new-topic"]), help="See mdp load kafka.")
+@CLIENT
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65000),
+    metavar="PORT",
+    help="Answer Prometheus here about builds and processes, and for each loader at the ports that follow.",
+)
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="The address to answer Prometheus at.")
+def live(
+    feeds: tuple[str, ...],
+    topic: str | None,
+    loaders: int,
+    until: str | None,
+    segment_seconds: float,
+    accept: tuple[str, ...],
+    client: str | None,
+    metrics_port: int | None,
+    metrics_host: str,
+) -> None:
+    """Load streams and build what they bring, until SIGTERM or Ctrl-C.
+
+    \b
+    mdp live --feed binance_spot --feed coinbase_exchange
+    mdp live --feed binance_spot --loaders 2 --metrics-port 9100
+
+    As soon as a segment is in the raw zone, what depends on it is built, tested and published; what comes meanwhile is
+    taken together by the next build. A build that fails is tried again, later and later, while loading goes on; a
+    loader that ends is started again. mdp status shows all of it.
+    """
+    from market_data import live as living
+
+    settings = Settings.from_env()
+    try:
+        streams = streams_of(feeds, topic)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    arguments = ["--segment-seconds", str(segment_seconds)]
+    for name, value in (("--topic", topic), ("--until", until), ("--client", client)):
+        arguments += [name, value] if value is not None else []
+    for reason in accept:
+        arguments += ["--accept", reason]
+    metrics, each = living.Metrics(), [list(arguments) for _ in range(loaders)]
+    if metrics_port is not None:
+        for number, own in enumerate(each, start=1):
+            own += ["--metrics-port", str(metrics_port + number), "--metrics-host", metrics_host]
+        living.serve(metrics, metrics_host, metrics_port)
+    supervisor = living.Supervisor(
+        settings, [feed.name for feed in streams], arguments=each, has_end=until is not None, metrics=metrics
+    )
+    try:
+        went_well = living.supervise(supervisor)
+    except living.AlreadyLiveError as error:
+        fail(str(error))
+    if not went_well:
+        fail("the last build failed; what was loaded is in the raw zone, and mdp build takes it in")
 
 
 @main.command()
@@ -270,24 +376,29 @@ def connect() -> None:
 @click.option(
     "--directory",
     type=click.Path(path_type=Path),
-    default=Path("warehouse/demo"),
-    show_default=True,
+    show_default="warehouse/demo, with --kafka warehouse/demo-kafka",
     help="Where the demo's world, warehouse and picture go: a new or empty directory, or an earlier demo's.",
 )
+@click.option("--kafka", is_flag=True, help="Load the crypto captures from a Kafka broker, started for the demo.")
 @click.option("--fresh", is_flag=True, help="Remove what an earlier demo made there, and make it anew.")
-def demo(directory: Path, fresh: bool) -> None:
+def demo(directory: Path | None, kafka: bool, fresh: bool) -> None:
     """Make a small world of vendor files, load and build it, and show what comes of it.
 
     \b
     Takes one to three minutes, needs no network, and touches neither your raw zone nor your lake.
     Run again, it finds everything loaded and built, changes nothing, and shows it once more.
 
+    With --kafka, from a checkout with Java and Maven, the captures of the two crypto venues are published to a broker
+    of services/ that runs as long as the demo, and loaded from there; what comes of them must be the same. The broker's
+    data stays in the directory.
+
     The exit code is 1 where the warehouse does not agree with what is known of its world.
     """
     from market_data.demo import show
 
     try:
-        show.run(directory, screen, fresh=fresh)
+        place = directory or Path("warehouse/demo-kafka" if kafka else "warehouse/demo")
+        show.run(place, screen, fresh=fresh, kafka=kafka)
     except show.DemoError as error:
         fail(str(error))
 

@@ -206,15 +206,25 @@ def connect(settings: Settings | None = None, *, version: int | None = None) -> 
     last = published_version(settings)
     if version is None:
         version = last
-    elif version not in published_versions(settings):
-        raise NotPublishedError(f"version {version} was not published; the last one is {last}")
+    else:
+        _check_is_kept(settings, version, last)
     return Client(lake.open_version(settings, version), version)
 
 
-def published_versions(settings: Settings) -> set[int]:
-    """All versions of the lake that were published."""
+def _check_is_kept(settings: Settings, version: int, last: int) -> None:
     with lake.open_version(settings, None) as connection:
-        return {version for (version,) in connection.execute("select version from observability.releases").fetchall()}
+        rows = connection.execute(
+            "select version, version in (select snapshot_id from lake.snapshots()) from observability.releases"
+        ).fetchall()
+    is_kept = dict(rows)
+    if version not in is_kept:
+        raise NotPublishedError(f"version {version} was not published; the last one is {last}")
+    if not is_kept[version]:
+        kept = [other for other in is_kept if is_kept[other]]
+        earlier = max((other for other in kept if other < version), default=None)
+        later = min((other for other in kept if other > version), default=None)
+        nearest = " and ".join(str(other) for other in (earlier, later) if other is not None)
+        raise NotPublishedError(f"version {version} is not kept any more; the nearest that are: {nearest}")
 
 
 def published_version(settings: Settings) -> int:

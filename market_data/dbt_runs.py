@@ -42,25 +42,29 @@ class BuildFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Affected:
-    """What new records of some feeds change: the tables that keep a mark of their own, all nodes to run, by name."""
+    """What new records of some feeds change: all nodes to run, by name; and the tables that they do not reach."""
 
-    tables: frozenset[str]
     nodes: tuple[str, ...]
+    passed_over: tuple[str, ...]
+    """Incremental models of this code, by the names of their tables, none of whose feeds has anything new."""
 
 
 class Project:
     """The dbt project for one lake. What dbt knows of it is kept, so that a second run starts at once.
 
-    With ``stays_open``, dbt's connection is kept too, for a process that builds again and again.
+    With ``stays_open``, dbt's connection is kept too, for a process that builds again and again; its log then holds
+    what failed, and not every statement.
     """
 
     def __init__(self, settings: Settings, *, stays_open: bool = False) -> None:
         self._settings, self._stays_open = settings, stays_open
         self._state = settings.state_dir
         self._manifest: Any = None
+        self._parsed_code = ""
 
     def run(self, arguments: list[str], progress: Progress | None = None) -> None:
         """Run dbt; ``BuildFailedError`` where anything failed."""
+        self._forget_other_code()
 
         def on_event(event: Any) -> None:
             if progress and event.info.name == "LogStartLine":
@@ -99,8 +103,12 @@ class Project:
             for name in sorted(reached)
             if nodes[name].resource_type != "unit_test" and nodes[name].config.materialized not in DEFINITIONS
         ]
-        tables = frozenset(node.alias for node in run if node.config.materialized == "incremental")
-        return Affected(tables, tuple(node.name for node in run))
+        passed_over = (
+            node.alias
+            for name, node in nodes.items()
+            if name not in reached and node.config.materialized == "incremental"
+        )
+        return Affected(tuple(node.name for node in run), tuple(sorted(passed_over)))
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -108,6 +116,7 @@ class Project:
         kept = _open_connection()
         connection = kept.cursor() if kept is not None else lake.open_for_writing(self._settings)
         try:
+            connection.execute("set TimeZone = 'UTC'")  # a cursor begins with the machine's own
             bookkeeping.create_tables(connection)
             yield connection
         finally:
@@ -116,17 +125,25 @@ class Project:
     @property
     def manifest(self) -> Any:
         """The project as dbt parsed it. Raises ``BuildFailedError`` where it cannot be parsed."""
+        self._forget_other_code()
         if self._manifest is None:
+            self._parsed_code = publishing.code_fingerprint()
             result = self._invoke(["parse"], [])
             if not result.success:
                 raise BuildFailedError([str(result.exception or "dbt cannot parse the project")])
             self._manifest = result.result
         return self._manifest
 
+    def _forget_other_code(self) -> None:
+        """What a process parsed an hour ago may not be what the files say now."""
+        if self._manifest is not None and self._parsed_code != publishing.code_fingerprint():
+            self._manifest = None
+
     def _invoke(self, arguments: list[str], callbacks: list[Callable[[Any], None]]) -> Any:
         from dbt.cli.main import dbtRunner
 
         flags = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT.parent), "--quiet", "--no-use-colors"]
+        flags += ["--no-write-json", *(["--log-level-file", "info"] if self._stays_open else [])]
         flags += ["--target-path", str(self._state / "target"), "--log-path", str(self._state / "logs")]
         self._state.mkdir(parents=True, exist_ok=True)
         with _environment(self._settings), self._parsed_before(), contextlib.redirect_stdout(io.StringIO()):

@@ -22,6 +22,9 @@ from loaders.registry import Feed, load_registry
 from loaders.settings import Settings
 from market_data import bookkeeping, lake, lock, publishing
 
+SMALL_RECORDS = 300_000
+"""Up to so many new records one thread is faster than many, which would spend the time on waiting for each other."""
+
 WRITING_COMMANDS = {"build", "run", "snapshot", "seed"}
 
 ENVELOPE = (
@@ -56,8 +59,8 @@ class Plugin(BasePlugin):
         cursor.execute(f"use {lake.ALIAS}")
         cursor.execute("set TimeZone = 'UTC'")
         if self._begun != get_invocation_id():  # a process may run dbt many times over one connection
-            self._begun = get_invocation_id()
             self._begin(cursor)
+            self._begun = get_invocation_id()
 
     def _begin(self, cursor: duckdb.DuckDBPyConnection) -> None:
         is_plain = not lock.is_held(self.settings)  # mdp holds it when it runs dbt; plain dbt keeps it to its end
@@ -71,8 +74,20 @@ class Plugin(BasePlugin):
                 bookkeeping.enter_loads(cursor, self.settings)
             publishing.note(cursor, get_invocation_id(), "started", f"dbt {command}")
         open_window(cursor, self.settings)
+        is_anew = command not in WRITING_COMMANDS or getattr(get_flags(), "FULL_REFRESH", False)
+        is_small = not is_anew and new_records(cursor) < SMALL_RECORDS
+        cursor.execute("set threads = 1" if is_small else "reset threads")
         cursor.execute(f"attach {lake.quoted(str(self.settings.state_dir / publishing.SCRATCH))} as scratch")
         cursor.execute("create schema if not exists scratch.staging")
+
+
+def new_records(connection: duckdb.DuckDBPyConnection) -> int:
+    """How many records the build's window holds that are not published."""
+    return bookkeeping.scalar(
+        connection,
+        "select sum(records) from lake.observability.loads where outcome = 'loaded'"
+        " and load_seq > (select published_load_seq from raw.main.build_window)",
+    )
 
 
 def open_window(conn: duckdb.DuckDBPyConnection, settings: Settings) -> None:
@@ -83,9 +98,7 @@ def open_window(conn: duckdb.DuckDBPyConnection, settings: Settings) -> None:
         " select ?::bigint as last_load_seq, ?::bigint as published_load_seq, ?::varchar as raw_zone",
         [publishing.last_load_seq(conn), release.last_load_seq if release else 0, settings.raw + "/"],
     )
-    conn.execute(
-        "create or replace table raw.main.progress as select model, load_seq from lake.observability.progress"
-    )
+    conn.execute("create or replace table raw.main.progress as select model, load_seq from lake.observability.progress")
 
 
 def columns_of(feed: Feed) -> str:

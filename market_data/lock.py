@@ -4,8 +4,7 @@ Two DuckLake transactions that delete and insert the same key both commit, and t
 writers take turns.
 
     mdp build ─┐
-    dbt build ─┼─ acquire(settings) ── attach, write, publish ── release, or the end of the process
-    mdp seal  ─┘
+    dbt build ─┴─ acquire(settings) ── attach, write, publish ── release, or the end of the process
 
 The lock is a file that the operating system frees, however the process ends. A catalog in PostgreSQL adds an
 advisory lock of its database, held by an open transaction, so that writers on other machines wait as well.

@@ -19,6 +19,7 @@ from rich.table import Table
 from loaders.settings import Settings
 from market_data import lake, publishing
 from market_data.client import Answer, published_version
+from market_data.maintenance import Maintained
 
 WIDEST = 40
 """Characters of a value that a terminal's table shows."""
@@ -118,3 +119,33 @@ def show_connections(settings: Settings, screen: Console) -> None:
 
 def _literal(screen: Console, text: str) -> None:
     screen.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def show_maintenance(done: Maintained, screen: Console, *, dry_run: bool) -> None:
+    """Say what maintenance did, or would do: table by table its files, then versions and files that went."""
+
+    def say(line: str) -> None:
+        screen.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    if done.why_not_compacted:
+        say(f"files were left as they are: {done.why_not_compacted}")
+    for task in done.due:
+        what = f"{_count(len(task.files), 'file')} of {task.bytes:,} bytes" if task.bytes else "rows in the catalog"
+        say(f"would {task.kind} {task.name}: {what}")
+    for name, (before, after) in sorted(done.tables.items()):
+        size = f"{before.bytes:,} to {after.bytes:,} bytes"
+        say(f"{name}: {_count(before.count, 'file')} to {after.count:,}, {size}")
+    if done.published:
+        say(f"published version {done.version}: the same rows in other files")
+    would = "would expire" if dry_run else "expired"
+    say(f"{would} {_count(done.expired, 'snapshot')}, and kept {done.kept:,}")
+    would = "would remove" if dry_run else "removed"
+    say(f"{would} {_count(done.removed, 'file')} that no kept version needs; {done.waiting:,} wait for readers to end")
+    if done.why_no_orphans:
+        say(f"looked for no files of killed writers: {done.why_no_orphans}")
+    elif done.orphans:
+        say(f"{would} {_count(done.orphans, 'file')} that killed writers left")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,11 +141,14 @@ def feeds_since(connection: duckdb.DuckDBPyConnection, release: Release) -> set[
     return {feed for (feed,) in rows}
 
 
-def pass_over(connection: duckdb.DuckDBPyConnection, tables: Collection[str]) -> None:
-    """Let all models but these have come to the last load: none of the loads since is for them."""
+def pass_over(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> None:
+    """Let these models have come to the last load, since none of the loads since is for them.
+
+    Models that this code does not know stay where they are: other code may know them again.
+    """
     connection.execute(
-        "update lake.observability.progress set load_seq = ? where not list_contains(?, model)",
-        [last_load_seq(connection), sorted(tables)],
+        "update lake.observability.progress set load_seq = ? where list_contains(?, model)",
+        [last_load_seq(connection), list(tables)],
     )
 
 
@@ -267,13 +270,31 @@ def _tables(connection: duckdb.DuckDBPyConnection, catalog: str) -> dict[tuple[s
     }
 
 
-def publish(connection: duckdb.DuckDBPyConnection, settings: Settings) -> int:
-    """Make the head, which has passed its tests, the version that readers get; its snapshot id."""
+def publish(connection: duckdb.DuckDBPyConnection, settings: Settings, fingerprint: str) -> int:
+    """Make the head, which has passed its tests, the version that readers get; its snapshot id.
+
+    ``fingerprint`` is that of the code which made it, taken before it was read.
+    """
+    return _publish(connection, settings, last_processed(connection), fingerprint)
+
+
+def publish_again(connection: duckdb.DuckDBPyConnection, settings: Settings) -> int:
+    """Make the head, which differs from the published version only in its files, the version that readers get.
+
+    It says of itself what that version said: the loads it holds and the code that made it. Returns its snapshot id.
+    """
+    release = published(connection)
+    if release is None:
+        raise ValueError("nothing is published in this lake yet")
+    return _publish(connection, settings, release.last_load_seq, release.code_fingerprint)
+
+
+def _publish(connection: duckdb.DuckDBPyConnection, settings: Settings, last_load_seq: int, fingerprint: str) -> int:
     version = head(connection)
     connection.execute("begin")
     connection.execute(
         "insert into lake.observability.releases values (?, now()::timestamp, ?, ?)",
-        [version, last_processed(connection), code_fingerprint()],
+        [version, last_load_seq, fingerprint],
     )
     note(connection, "", "published", f"version {version}")
     connection.execute("commit")

@@ -4,6 +4,7 @@ raw zone's ledger, as the lake entered it ──┐
 conservation of the published version ──────┼──> one line a feed
 registry's freshness objective ─────────────┘
 raw zone's chains, brokers ────────────────────> one line a partition
+live.json of a running `mdp live` ─────────────> one line, and one for each process that has ended
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -23,7 +25,7 @@ from loaders.registry import load_registry
 from loaders.settings import Settings
 from loaders.store import open_store
 from loaders.times import parse_time
-from market_data import bookkeeping, lake, publishing
+from market_data import bookkeeping, lake, live, publishing
 from market_data.client import NotPublishedError, published_version
 
 NUMBERS = {"loads", "refused", "records", "quarantined", "partition", "loaded up to", "starts at", "ends at", "behind"}
@@ -92,16 +94,18 @@ class Overview:
     """Whether the last run failed or is under way."""
     kafka: Lags
     note: str | None = None
+    live: dict[str, Any] | None = None
+    """What a running `mdp live` of this machine tells of itself (market_data/live.py)."""
 
 
 def overview(settings: Settings) -> Overview:
     """Gather it. Brokers are asked only where a stream was loaded, and not for long."""
-    behind = lags(settings)
+    behind, alive = lags(settings), live.read_state(settings)
     try:
         version = published_version(settings)
     except NotPublishedError as error:
         waiting = sum(entry is not None for _, entry in Ledger(open_store(settings.raw, settings.s3)).since(None))
-        return Overview(None, [], waiting, is_unfinished=False, kafka=behind, note=str(error))
+        return Overview(None, [], waiting, is_unfinished=False, kafka=behind, note=str(error), live=alive)
     with lake.open_version(settings, version) as connection:
         rows = connection.execute(PER_FEED).fetchall()
         # A refusal alone makes no new version (market_data/build.py).
@@ -114,7 +118,7 @@ def overview(settings: Settings) -> Overview:
         feeds.append(FeedStatus(feed, loads, refused, records, quarantined, conserved, last, age, is_late))
     with lake.open_version(settings, None) as head:
         is_unfinished = publishing.last_event(head) in publishing.UNFINISHED
-    return Overview(version, feeds, waiting, is_unfinished, behind)
+    return Overview(version, feeds, waiting, is_unfinished, behind, live=alive)
 
 
 def as_json(found: Overview) -> str:
@@ -133,6 +137,8 @@ def show(found: Overview, raw: str, screen: Console) -> None:
         _show_feeds(found, screen)
     if found.kafka.partitions:
         _show_lags(found.kafka.partitions, screen)
+    if found.live is not None:
+        _show_live(found.live, screen)
     for note in found.kafka.notes:
         screen.print(f"[yellow]{escape(note)}[/yellow]", soft_wrap=True, highlight=False)
 
@@ -188,6 +194,36 @@ def _show_lags(lags: list[Lag], screen: Console) -> None:
         behind = f"[yellow]{behind}[/yellow]" if lag.behind else behind
         table.add_row(escape(lag.feed), escape(lag.topic), str(lag.partition), loaded, start, end, behind, age)
     screen.print(table)
+
+
+def _show_live(live: dict[str, Any], screen: Console) -> None:
+    """One line for the whole, and one for each process that does not do its work."""
+    if not live["is_running"]:
+        screen.print(f"[red]mdp live (process {live['pid']}) has crashed[/red]; start it again")
+        return
+    now, builder = time.time(), live["builder"]
+    last, failure = builder["build"].get("last"), builder["build"].get("failure")
+    told = f"live since {_age(round(now - live['started']))}: {', '.join(live['feeds'])}"
+    if last:
+        told += f"; version {last['version']} was published {_age(round(now - last['at']))} ago, in {last['seconds']} s"
+    screen.print(escape(told), soft_wrap=True, highlight=False)
+    if failure:
+        wait = _age(max(0, round(failure["next_try"] - now)))
+        reasons = escape("; ".join(failure["failures"]))
+        screen.print(
+            f"[red]the build has failed {failure['attempts']} times[/red]; next try in {wait}: {reasons}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    for process in (*live["loaders"], builder):
+        if process["state"] == "waiting":
+            wait = _age(max(0, round(process["next_start"] - now)))
+            reason = escape(str(process["last_error"]))
+            screen.print(
+                f"[red]{process['name']} has ended[/red], is started again in {wait}: {reason}",
+                soft_wrap=True,
+                highlight=False,
+            )
 
 
 def _age(seconds: int | None) -> str:

@@ -1,7 +1,7 @@
 """Does the warehouse say what the world's maker knows? Each thing planted, looked for where it must be.
 
     truth.json ── plantings, counts ──┐
-    load_id of each delivery ─────────┼──> Finding(what, planted, found)
+    Landing of each delivery ─────────┼──> Finding(what, planted, found)
     published version ────────────────┘
 
 The truth was added up while the world was made, with no look at a file or at the warehouse, so the two sides
@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from market_data.demo.truth import Delivery, Question, Truth
+from market_data.demo.truth import LANDED, Delivery, Question, Truth
 
 _VERSIONED = (
     "trades",
@@ -29,7 +29,19 @@ _VERSIONED = (
     "macro_observations",
 )
 _HERE = "load_id = plant.load_id and source_position = plant.position"
-_LOAD = "load_id = plant.load_id"
+_WHOLE = "delivery = plant.delivery"
+
+
+@dataclass(frozen=True)
+class Landing:
+    """What became of a delivery: its loads (or its refusal), and where in them its records stand.
+
+    A file is one load, whose positions are its lines, so that `places` is None. A capture that came by Kafka is a load
+    for each segment: `places` has `line` (from 1), `load_id` and `position` (the offset) of every record.
+    """
+
+    loads: tuple[str, ...]
+    places: pa.Table | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,11 @@ class Finding:
         return self.planted == self.found
 
 
+def _of(relation: str) -> str:
+    """What a relation has of the loads of the delivery that a planting is in."""
+    return f"from {relation} join delivered using (load_id) where {_WHOLE}"
+
+
 KINDS: Mapping[str, tuple[str, str]] = {
     "defect": (
         "broken records set aside",
@@ -54,22 +71,21 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "duplicate": ("records sent twice", f"exists (from copies where {_HERE} and is_duplicate)"),
     "overlap": (
         "files overlapping others",
-        f"(select count(distinct source_position) from copies where {_LOAD} and source_position <= plant.records"
-        " and is_duplicate)"
+        f"(select count(distinct line) from copies where {_WHOLE} and line <= plant.records and is_duplicate)"
         " = plant.records",
     ),
     "same_bytes": (
         "files sent twice",
-        f"not exists (from copies where {_LOAD} and source = plant.source and not is_duplicate)",
+        f"not exists (from copies where {_WHOLE} and source = coalesce(plant.source, source) and not is_duplicate)",
     ),
-    "late": ("files come late", f"exists (from copies where {_LOAD} and not is_duplicate)"),
+    "late": ("files come late", f"exists (from copies where {_WHOLE} and not is_duplicate)"),
     "redelivery": (
         "days delivered again",
-        f"exists (from observability.conservation where {_LOAD} and canonical_records > 0 and duplicates > 0)",
+        f"exists ({_of('observability.conservation')} and canonical_records > 0 and duplicates > 0)",
     ),
     "revision": (
         "values revised",
-        f"exists (from copies where {_LOAD} and source_position = coalesce(plant.position, source_position)"
+        f"exists (from copies where {_WHOLE} and line = coalesce(plant.line, line)"
         " and revision > 0 and not is_duplicate)",
     ),
     "correction": (
@@ -82,23 +98,23 @@ KINDS: Mapping[str, tuple[str, str]] = {
     ),
     "refused": (
         "files refused whole",
-        f"exists (from observability.loads where {_LOAD} and outcome = 'refused' and records = 0)",
+        f"exists ({_of('observability.loads')} and outcome = 'refused' and records = 0)",
     ),
     "header_only": (
         "file with no row",
-        f"exists (from observability.conservation where {_LOAD} and raw_records = 0 and is_conserved)",
+        f"exists ({_of('observability.conservation')} and raw_records = 0 and is_conserved)",
     ),
     "control": (
         "notices of a venue",
-        f"exists (from observability.records_by_kind where {_LOAD} and disposition = 'control')",
+        f"exists ({_of('observability.records_by_kind')} and disposition = 'control')",
     ),
     "blank": (
         "blank lines",
-        f"exists (from observability.records_by_kind where {_LOAD} and kind = 'blank' and disposition = 'control')",
+        f"exists ({_of('observability.records_by_kind')} and kind = 'blank' and disposition = 'control')",
     ),
     "no_match": (
         "look-up with no match",
-        f"exists (from observability.records_by_kind where {_LOAD} and disposition = 'control')",
+        f"exists ({_of('observability.records_by_kind')} and disposition = 'control')",
     ),
     "fallback": (
         "second-best times taken",
@@ -106,17 +122,17 @@ KINDS: Mapping[str, tuple[str, str]] = {
     ),
     "unit": (
         "clock in microseconds",
-        f"(select bool_and(abs(date_diff('day', event_time, received_time)) <= 1) from copies where {_LOAD})",
+        f"(select bool_and(abs(date_diff('day', event_time, received_time)) <= 1) from copies where {_WHOLE})",
     ),
     "skew": (
         "recorder's clock behind",
         "(select bool_and(known_from >= event_time) and bool_or(received_time < event_time)"
-        f" from copies where {_LOAD})",
+        f" from copies where {_WHOLE})",
     ),
     "drift": (
         "columns come or gone",
-        f"exists (from observability.loads where {_LOAD} and json_array_length(drift, '$.added') > 0)"
-        f" or exists (from canonical.quotes where {_LOAD} and bid_size is null)",
+        f"exists ({_of('observability.loads')} and json_array_length(drift, '$.added') > 0)"
+        f" or exists ({_of('canonical.quotes')} and bid_size is null)",
     ),
     "split": (
         "share split",
@@ -124,7 +140,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     ),
     "rename": (
         "ticker change, unread",
-        f"exists (from observability.records_by_kind where {_LOAD} and disposition = 'unread')",
+        f"exists ({_of('observability.records_by_kind')} and disposition = 'unread')",
     ),
     "new": ("member joining an index", f"exists (from canonical.universe_membership where {_HERE})"),
     "missing_value": (
@@ -135,12 +151,13 @@ KINDS: Mapping[str, tuple[str, str]] = {
 """For each kind of planting: how to call it, and a condition on `plant` that holds where it was found."""
 
 
-def plantings(connection: duckdb.DuckDBPyConnection, truth: Truth, load_ids: Mapping[int, str]) -> list[Finding]:
-    """Look for each planting, kind by kind; `load_ids` gives the load (or refusal) of each delivery's order.
+def plantings(connection: duckdb.DuckDBPyConnection, truth: Truth, landings: Mapping[int, Landing]) -> list[Finding]:
+    """Look for each planting, kind by kind; `landings` are by the order of the deliveries.
 
     The connection reads the published version, with `lake` as its default catalog.
     """
-    _register(connection, truth, load_ids)
+    _register_landings(connection, landings)
+    _register_plants(connection, truth)
     findings = []
     for kind in sorted({plant.kind for plant in truth.planted}, key=_rank):
         words, condition = KINDS.get(kind, (kind, "false"))
@@ -158,34 +175,63 @@ def _rank(kind: str) -> tuple[int, str]:
     return (order.index(kind) if kind in order else len(order), kind)
 
 
-def _register(connection: duckdb.DuckDBPyConnection, truth: Truth, load_ids: Mapping[int, str]) -> None:
-    """Make two temporary tables: `planted`, and `copies`, every record of its loads, duplicates included."""
-    order_of = {delivery.path: delivery.order for delivery in truth.deliveries}
+def _register_landings(connection: duckdb.DuckDBPyConnection, landings: Mapping[int, Landing]) -> None:
+    """Make two views: `delivered`, the loads of each delivery, and `places`, of records that are not at their line."""
+    delivered = pa.Table.from_pylist(
+        [{"delivery": order, "load_id": load_id} for order, landing in landings.items() for load_id in landing.loads]
+    )
+    none = pa.schema({"line": pa.int64(), "load_id": pa.string(), "position": pa.int64(), "delivery": pa.int64()})
+    places = pa.concat_tables(
+        [
+            landing.places.append_column("delivery", pa.repeat(pa.scalar(order), landing.places.num_rows))
+            for order, landing in landings.items()
+            if landing.places is not None
+        ]
+        or [none.empty_table()]
+    )
+    connection.register("delivered", delivered)
+    connection.register("places", places)
+
+
+def _register_plants(connection: duckdb.DuckDBPyConnection, truth: Truth) -> None:
+    """Make two temporary tables: `planted`, and `copies`, every record of its deliveries, duplicates included."""
+    deliveries = {delivery.path: delivery for delivery in truth.deliveries}
     rows = [
         {
             "kind": plant.kind,
-            "load_id": load_ids.get(order_of[plant.path]),
-            "source": plant.path.rpartition("/")[2],
-            "position": plant.position,
+            "delivery": deliveries[plant.path].order,
+            "source": None if deliveries[plant.path].outcome == "published" else plant.path.rpartition("/")[2],
+            "line": plant.position,
             "reason": plant.reason,
             "records": plant.count,
         }
         for plant in truth.planted
     ]
-    connection.register("planted", pa.Table.from_pylist(rows))
+    connection.register("plants", pa.Table.from_pylist(rows))
     connection.execute(
-        "create or replace temp table copies as "
+        "create or replace temp table planted as"
+        " select plants.*, coalesce(places.load_id, files.load_id) as load_id,"
+        " coalesce(places.position, plants.line) as position"
+        " from plants left join places using (delivery, line)"
+        " left join (from delivered anti join places using (delivery)) as files using (delivery)"
+    )
+    connection.execute(
+        "create or replace temp table copies as"
+        " select copies.*, delivered.delivery, coalesce(places.line, source_position) as line from ("
         + " union all by name ".join(
             "select columns(c -> c in ('load_id', 'source', 'source_position', 'is_duplicate', 'revision',"
             f" 'known_from', 'event_time', 'received_time')) from versioned.int_{table}__versioned"
-            " where not is_deletion and load_id in (select load_id from planted)"
+            " where not is_deletion and load_id in (select load_id from delivered semi join plants using (delivery))"
             for table in _VERSIONED
         )
+        + ") as copies join delivered using (load_id) left join places"
+        " on places.load_id = copies.load_id and places.position = source_position"
     )
 
 
-def counts(connection: duckdb.DuckDBPyConnection, truth: Truth, load_ids: Mapping[int, str]) -> list[Finding]:
-    """Compare the maker's counts: load by load, table by table, listing by listing, answer by answer."""
+def counts(connection: duckdb.DuckDBPyConnection, truth: Truth, landings: Mapping[int, Landing]) -> list[Finding]:
+    """Compare the maker's counts: delivery by delivery, table by table, listing by listing, answer by answer."""
+    _register_landings(connection, landings)
     answers = [
         same
         for question in truth.questions
@@ -193,7 +239,7 @@ def counts(connection: duckdb.DuckDBPyConnection, truth: Truth, load_ids: Mappin
         for same in _answers(connection, question, before_or_after)
     ]
     return [
-        _tally("loads, six counts each", _loads(connection, truth.deliveries, load_ids)),
+        _tally("deliveries, by six counts", _deliveries(connection, truth.deliveries)),
         _tally("keys, versions of a table", _tables(connection, truth)),
         _tally("sums of traded sizes", _sizes(connection, truth)),
         _tally("answers as known then", answers),
@@ -204,18 +250,17 @@ def _tally(what: str, agree: Sequence[bool]) -> Finding:
     return Finding(what, len(agree), sum(agree))
 
 
-def _loads(
-    connection: duckdb.DuckDBPyConnection, deliveries: Sequence[Delivery], load_ids: Mapping[int, str]
-) -> list[bool]:
+def _deliveries(connection: duckdb.DuckDBPyConnection, deliveries: Sequence[Delivery]) -> list[bool]:
     said = {
-        load_id: tuple(numbers)
-        for load_id, *numbers in connection.execute(
-            "select load_id, raw_records, canonical_records, duplicates, quarantined, control, unread"
-            " from observability.conservation"
+        order: tuple(numbers)
+        for order, *numbers in connection.execute(
+            "select delivery, sum(raw_records), sum(canonical_records), sum(duplicates), sum(quarantined),"
+            " sum(control), sum(unread)"
+            " from observability.conservation join delivered using (load_id) group by delivery"
         ).fetchall()
     }
     return [
-        said.get(load_ids.get(delivery.order, ""))
+        said.get(delivery.order)
         == (
             delivery.records,
             sum(delivery.canonical.values()),
@@ -225,7 +270,7 @@ def _loads(
             delivery.unread,
         )
         for delivery in deliveries
-        if delivery.outcome in ("loaded", "redelivered")
+        if delivery.outcome in LANDED
     ]
 
 

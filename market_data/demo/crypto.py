@@ -16,6 +16,8 @@ from datetime import date
 from market_data.demo.ticks import HOUR, MILLISECOND, MINUTE, SECOND, Dice, packed, utc
 from market_data.demo.truth import Parcel, Plant, Record
 
+STREAMS = ("binance_spot", "coinbase_exchange")
+"""The feeds that may come by Kafka as well."""
 START = utc(date(2024, 5, 14), 23)
 SECONDS = 7200
 PARTS = ("20240514T2300", "20240514T2340", "20240515T0020")

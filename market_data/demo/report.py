@@ -1,5 +1,6 @@
 """What the demo shows of its lake: counts, what was planted and found, one question on two dates, a picture.
 
+segments of the raw zone ── what went through Kafka, if anything did
 published version ── conservation, tables, quarantine ── counts
                  ├── plantings, counts of truth.json ── agreement, or what is wrong
                  ├── the same question, two values of known_at ── answers side by side
@@ -15,7 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import duckdb
@@ -27,7 +28,8 @@ from rich.table import Table
 from loaders.settings import Settings
 from market_data import lake
 from market_data.client import Client, connect
-from market_data.demo import check, picture
+from market_data.demo import broker, check, picture
+from market_data.demo.stream import PARTITIONS, Stream
 from market_data.demo.truth import Question, Truth
 from market_data.demo.world import TRUTH
 
@@ -39,14 +41,15 @@ CHANGED = "bold yellow"
 class Report:
     """Shows the published version of the demo's lake.
 
-    `load_ids` names the load, or the refusal, of each delivery, by its order.
+    `landings` are by the order of the deliveries; `stream` is the way through Kafka, None if all came as files.
     """
 
     place: Path
     settings: Settings
     screen: Console
     truth: Truth
-    load_ids: Mapping[int, str]
+    landings: Mapping[int, check.Landing]
+    stream: Stream | None = None
 
     def show(self) -> list[str]:
         """Show all of it; answer what is wrong, nothing if the warehouse is what the truth says."""
@@ -54,6 +57,7 @@ class Report:
             connect(self.settings) as client,
             closing(lake.open_version(self.settings, client.version)) as connection,
         ):
+            self._kafka()
             wrong = self._conservation(connection)
             self._tables(connection)
             self._quarantine(connection)
@@ -64,6 +68,16 @@ class Report:
             self._picture(client)
         self._next(question)
         return wrong
+
+    def _kafka(self) -> None:
+        if self.stream is None:
+            return
+        self._heading("By way of Kafka", "each capture was sent to its feed's topic, and loaded from there")
+        table = self._table("topic", "partitions", "captures", "records", "segments")
+        for topic, partitions, *numbers in map(astuple, self.stream.passed()):
+            table.add_row(topic, f"{partitions} of {PARTITIONS}", *(f"{number:,}" for number in numbers))
+        self.screen.print(table)
+        self._paste("broker", f"stopped at the end, its topics kept; again: {broker.start_command(self.place)}")
 
     # --- counts -------------------------------------------------------------------------------------------
 
@@ -118,8 +132,8 @@ class Report:
 
     def _findings(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
         self._heading("Planted, and found", f"place by place, with {self.place / 'world' / TRUTH}")
-        kinds = check.plantings(connection, self.truth, self.load_ids)
-        totals = check.counts(connection, self.truth, self.load_ids)
+        kinds = check.plantings(connection, self.truth, self.landings)
+        totals = check.counts(connection, self.truth, self.landings)
         for findings in (kinds, totals):
             half = (len(findings) + 1) // 2
             grid = Table.grid(padding=(0, 4))
@@ -184,7 +198,7 @@ class Report:
         (trade,) = client.sql(
             "select symbol, event_time::date as session from canonical.trades"
             " where load_id = ? and revision > 0 and known_to is null and not is_cancelled",
-            [self.load_ids[delivery.order]],
+            [self.landings[delivery.order].loads[0]],
         ).arrow.to_pylist()
         return trade["symbol"], trade["session"], dt.datetime.fromisoformat(str(delivery.delivered_at))
 
@@ -217,6 +231,8 @@ class Report:
         mdp, python, series = _program("mdp"), _program("python"), question.series_id
         names = (("MDP_RAW", "raw"), ("MDP_LAKE", "lake.sqlite"), ("MDP_LAKE_DATA", "lake_data"))
         settings = " ".join(f"{name}={shlex.quote(str(self.place / own))}" for name, own in names)
+        if self.stream is not None:
+            settings += f" MDP_KAFKA={self.stream.settings.kafka}"
         code = f"import market_data as md; print(md.connect().macro('{series}', known_at=md.LATEST).pl())"
         for command in (
             f"export {settings}",

@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,10 @@ VENUES: Mapping[str, str] = {
     "alfred_observations": "alfred",
 }
 """The venue of each feed; every other feed is of `us_equities`."""
+
+
+LANDED = ("loaded", "redelivered", "published")
+"""Outcomes of deliveries that bring records."""
 
 
 class Fate(StrEnum):
@@ -109,16 +113,29 @@ class Parcel:
     notes: tuple[Plant, ...] = ()
 
 
+def published(parcel: Parcel) -> Parcel:
+    """The capture as it comes by Kafka, which knows records and no files.
+
+    A file whose bytes are known is nothing new; a capture sent again has all its records again, the good ones as
+    duplicates, the others as what they were.
+    """
+    again = parcel.outcome == "unchanged"
+    records = tuple(
+        repeated(record) if again and record.fate is Fate.CANONICAL else record for record in parcel.records
+    )
+    return replace(parcel, outcome="published", records=records)
+
+
 @dataclass(frozen=True)
 class Delivery:
-    """One load of the demo and what must come of it, once all loads are in.
+    """One file of the demo and what must come of it, once all loads are in.
 
     `path` is relative to the world's directory; `delivered_at` (UTC) and `attributes` are to be stated on
     loading, null and empty where the file's name or the records say it themselves.
     `outcome` is loaded, redelivered (the bytes are known, the stated time is new), unchanged (nothing
-    new: a no-op) or refused. `records` is the raw count of the load; canonical (by table) + duplicates +
-    quarantined (by reason) + control + unread. `deletions` counts versions that no record makes: keys
-    that the delivery leaves out.
+    new: a no-op), refused or published (sent to the feed's topic in Kafka, and loaded from there). `records` is the
+    raw count of what was landed; canonical (by table) + duplicates + quarantined (by reason) + control +
+    unread. `deletions` counts versions that no record makes: keys that the delivery leaves out.
     """
 
     order: int
@@ -238,7 +255,7 @@ class Tally:
 
     def take(self, parcel: Parcel) -> None:
         """Count a parcel; one that is refused, or unchanged, brings no records."""
-        landed = parcel.records if parcel.outcome in ("loaded", "redelivered") else ()
+        landed = parcel.records if parcel.outcome in LANDED else ()
         venue = VENUES.get(parcel.feed, "us_equities")
         fates: Counter[Fate] = Counter()
         made: Counter[str] = Counter()

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from market_data.demo.binance import binance
 from market_data.demo.coinbase import coinbase
+from market_data.demo.crypto import STREAMS
 from market_data.demo.equities import COMPANIES, sessions
 from market_data.demo.flat_files import equities
 from market_data.demo.macro import macro, questions
 from market_data.demo.reference import reference
-from market_data.demo.truth import Parcel, Tally, Truth
+from market_data.demo.truth import Parcel, Tally, Truth, published
 
 TRUTH = "truth.json"
 
@@ -35,11 +36,12 @@ def parcels(seed: int) -> Iterator[Parcel]:
     yield from macro(seed)
 
 
-def generate(directory: Path, seed: int = 7) -> Truth:
+def generate(directory: Path, seed: int = 7, *, kafka: bool = False) -> Truth:
     """Write the world below `directory` (made if need be) and answer the truth, also as `truth.json`.
 
     `Truth.deliveries` lists the files in the order in which the demo loads them. To write again over the
-    same or an unfinished world is safe.
+    same or an unfinished world is safe. With `kafka` the files are the same, and the truth is of captures that come by
+    Kafka.
 
     Raises FileExistsError if `directory` holds files of anything else, which a loader would take for a part
     of the world.
@@ -51,7 +53,7 @@ def generate(directory: Path, seed: int = 7) -> Truth:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(parcel.body)
         written.add(path)
-        tally.take(parcel)
+        tally.take(published(parcel) if kafka and parcel.feed in STREAMS else parcel)
     strange = {path for path in directory.rglob("*") if path.is_file()} - written
     if strange:
         raise FileExistsError(f"{min(strange)} is not of the demo's world: name an empty directory for it")

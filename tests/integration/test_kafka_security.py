@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LINES = b'1723161254087896568 {"data":{"s":"BTCUSDT"}}\n1723161254087896569 {"data":{"s":"BTCUSDT"}}\n'
 CANARY = "canary-of-a-password"
-AT_ONCE = 20.0
+AT_ONCE = 60.0
 """Seconds in which a refusal is told, the start of Python included; the loader would try again for 300."""
 
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from itertools import pairwise
@@ -28,6 +29,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from market_data.demo import Delivery, Truth, generate
+from market_data.demo.crypto import STREAMS
 
 CONTENT_HASH = "899dc7b91ad207586d5e722c175ba6afcfbc6aa81454e25691a75b3cc923a946"
 NEW_YORK = ZoneInfo("America/New_York")
@@ -158,6 +160,30 @@ def test_the_split_halves_the_price(world: tuple[Path, Truth]) -> None:
     day = split["execution_date"]
     before = truth.sessions[truth.sessions.index(day) - 1]
     assert closes[day] / closes[before] == pytest.approx(split["split_from"] / split["split_to"], rel=0.1)
+
+
+def test_by_kafka_only_the_capture_that_is_sent_again_counts_otherwise(
+    world: tuple[Path, Truth], tmp_path: Path
+) -> None:
+    directory, truth = world
+    by_kafka = generate(tmp_path, kafka=True)
+    assert tree_hash(tmp_path / "crypto") == tree_hash(directory / "crypto")
+    assert (by_kafka.tables, by_kafka.live_sizes) == (truth.tables, truth.live_sizes)
+    for streamed, filed in zip(by_kafka.deliveries, truth.deliveries, strict=True):
+        if filed.feed not in STREAMS:
+            assert streamed == filed
+        elif filed.outcome == "loaded":
+            assert streamed == replace(filed, outcome="published")
+        else:
+            original = filed.path.replace("/again/", "/binance/").replace("_copy", "")
+            (first,) = [one for one in truth.deliveries if one.path == original]
+            good = sum(first.canonical.values()) + first.duplicates
+            again = replace(
+                first, order=filed.order, path=filed.path, outcome="published", canonical={}, duplicates=good
+            )
+            assert streamed == again
+    more = Counter(plant.reason for plant in by_kafka.planted) - Counter(plant.reason for plant in truth.planted)
+    assert +more == Counter(first.quarantined)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------

@@ -22,7 +22,9 @@ DEPENDENCIES = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
 # loaders/settings.py reads the environment; the others only tell a library in this process where things are.
 MAY_TOUCH_ENVIRONMENT = {
     "loaders/settings.py",
+    "market_data/live.py",  # hands it on to loaders and the builder
     "market_data/dbt_runs.py",  # dbt, run in this process, reads the settings again
+    "market_data/demo/broker.py",  # services/ is told where to keep the demo's broker
     "market_data/demo/picture.py",  # matplotlib keeps its cache where MPLCONFIGDIR says
 }
 

@@ -37,6 +37,19 @@
     where bar_interval = '{{ bar_interval }}' and {{ in_dates('event_date', dates) }}
 {%- endmacro %}
 
+{#- Between which times the trades of the touched bars lie, where a bar is of a fixed length: as literals, by which files are
+    pruned. In a live build these are the last minutes of a day that is long. -#}
+{% macro in_touched_times(of_trade, of_bar, bar_interval, dates, bar_length) -%}
+    {%- if not is_incremental() or not bar_length or not dates -%}{{- return("true") -}}{%- endif -%}
+    {%- for first, last in ask(
+        "select min(period)::varchar, (max(period) + " ~ bar_length ~ ")::varchar from ("
+        ~ touched_bars(of_trade, of_bar, bar_interval, dates) ~ ") as touched having count(*) > 0"
+    ) -%}
+        {{- return("event_time >= '" ~ first ~ "' and event_time < '" ~ last ~ "'") -}}
+    {%- endfor -%}
+    {{- return("false") -}}
+{%- endmacro %}
+
 {#- Before the insert, in its transaction: the touched bars of the table are forgotten, and made anew by the model. -#}
 {% macro forget_touched_bars(of_trade, of_bar, bar_interval, period) -%}
     {%- if is_incremental() -%}
@@ -52,9 +65,10 @@
 
 {#-
     The versions of the touched bars: `versions_on_grid`, made of trades, and of the vendor's bars for sessions of which
-    no trade is known. `bar_end`: an expression for the period's end; `eligible`: which trades belong to such a bar.
+    no trade is known. `bar_end`: an expression for the period's end; `eligible`: which trades belong to such a bar;
+    `bar_length`: the interval of event time that a bar spans, where it is a fixed one.
 -#}
-{% macro bar_versions(of_trade, of_bar, bar_interval, bar_end, eligible) %}
+{% macro bar_versions(of_trade, of_bar, bar_interval, bar_end, eligible, bar_length='') %}
 {%- set dates = changed_dates() -%}
 {%- set in_changed_dates = in_dates('event_date', dates) -%}
 {%- set order = "struct_pack(a := event_time, b := coalesce(sequence, -1), c := coalesce(try_cast(trade_id as hugeint), -1), d := trade_id, e := coalesce(exchange, ''), f := price, g := size)" %}
@@ -125,25 +139,34 @@ trades as (
         and price > 0
         and size > 0
         and {{ in_changed_dates }}
+        and {{ in_touched_times(of_trade, of_bar, bar_interval, dates, bar_length) }}
 ),
 
 eligible as (
     select *, {{ bar_end }} as bar_end from trades where {{ eligible }}
 ),
 
-first_cells as (
+first_known as (
+    select listing_id, period, min(known_from) as first_known_from from eligible group by listing_id, period
+),
+
+known_cells as (
     select
-        *,
-        {{ cell_end('greatest(bar_end + knowledge_lag, min(known_from) over (partition by listing_id, period))') }} as first_cell
+        listing_id,
+        period,
+        known_to,
+        {{ cell_end('known_from') }} as cell,
+        {{ cell_end('greatest(bar_end + knowledge_lag, first_known_from)') }} as first_cell
     from eligible
+    inner join first_known using (listing_id, period)
 ),
 
 cells as (
-    select distinct listing_id, period, unnest(list_filter([
-        greatest(first_cell, {{ cell_end('known_from') }}),
-        greatest(first_cell, {{ cell_end('known_to') }})
-    ], lambda cell: cell is not null)) as known_from
-    from first_cells
+    select listing_id, period, greatest(first_cell, cell) as known_from from known_cells
+    union
+    select listing_id, period, greatest(first_cell, {{ cell_end('known_to') }}) as known_from
+    from known_cells
+    where known_to is not null
 ),
 
 trade_bars as (

@@ -14,7 +14,8 @@ with {{ bar_versions(
     of_bar='bar_start',
     bar_interval='1m',
     bar_end="period + interval '1 minute'",
-    eligible='true'
+    eligible='true',
+    bar_length="interval '1 minute'"
 ) }},
 
 minutes as (

@@ -1,0 +1,369 @@
+"""`mdp live`: loaders and builds, supervised together.
+
+    Kafka ── mdp load kafka, one process or more ──▶ raw zone
+                      │ a segment is committed          │
+                      ▼                                 ▼
+                 Supervisor ── there is something ──▶ builder (market_data/builder.py) ──▶ published version
+                      │                                 │ built, failed
+                      └── live.json, metrics, log ◀─────┘
+
+Whichever process ends before it should is started again, after a pause that doubles up to LONGEST_PAUSE. Loading goes
+on while builds fail, and builds while loaders stand still.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from loaders import logs
+from loaders.settings import Settings
+
+TICK_SECONDS = 0.2
+LONGEST_PAUSE = 60.0
+STEADY_SECONDS = 60.0
+"""How long a process must have run for its next end to count as the first."""
+LEAVE_SECONDS = 60.0
+"""How long a loader may take to write what it holds, when it is told to leave."""
+BUILD_SECONDS = (1, 2, 3, 5, 8, 10, 15, 20, 30, 60, 120, 300, 600)
+
+LOADER = "from market_data import cli, live; live.end_with_parent(); cli.main()"
+"""What Python runs as a loader: `mdp`, which ends when its supervisor does."""
+
+log = logging.getLogger(__name__)
+
+
+class AlreadyLiveError(RuntimeError):
+    """Another `mdp live` works for this lake on this machine."""
+
+
+def state_file(settings: Settings) -> Path:
+    """Where a running `mdp live` tells how it is, for `mdp status`; removed when it ends."""
+    return settings.state_dir / "live.json"
+
+
+def read_state(settings: Settings) -> dict[str, Any] | None:
+    """What the `mdp live` of this lake tells of itself, with `is_running`; None where none runs or has crashed."""
+    try:
+        state: dict[str, Any] = json.loads(state_file(settings).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return {**state, "is_running": _is_locked(settings)}
+
+
+@dataclass
+class Metrics:
+    """What Prometheus is told of the builds and the processes."""
+
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def __post_init__(self) -> None:
+        self.builds = Counter("mdp_builds", "Builds, by how they ended.", ("outcome",), registry=self.registry)
+        self.build_seconds = Histogram(
+            "mdp_build_seconds", "Time from a build's start to its publication.", (),
+            buckets=BUILD_SECONDS, registry=self.registry,
+        )  # fmt: skip
+        self.version = Gauge("mdp_published_version", "The version that readers get.", registry=self.registry)
+        self.published = Gauge(
+            "mdp_published_timestamp_seconds", "When the last build ended well.", registry=self.registry
+        )
+        self.restarts = Counter(
+            "mdp_restarts", "Processes that ended and were started again.", ("process",), registry=self.registry
+        )
+        for outcome in ("built", "failed"):
+            self.builds.labels(outcome)
+
+
+@dataclass
+class Child:
+    """A process of the supervisor's, and what is known of it."""
+
+    name: str
+    command: list[str]
+    env: dict[str, str]
+    events: queue.SimpleQueue[tuple[Child, dict[str, Any]]]
+    process: subprocess.Popen[str] | None = None
+    started: float = 0.0
+    ended: int = 0
+    """How often in a row it has ended soon after it was started."""
+    next_start: float = 0.0
+    last_error: str | None = None
+    is_done: bool = False
+    """It was to end, and has."""
+
+    def start(self) -> None:
+        """Start it, and read what it tells."""
+        self.process = subprocess.Popen(  # noqa: S603
+            self.command,
+            env=self.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",  # a reader that fails would let the process wait for ever
+            start_new_session=True,  # Ctrl-C is the supervisor's: it lets loaders leave first
+        )
+        os.set_blocking(self.process.stdin.fileno(), False)  # type: ignore[union-attr]
+        self.started = time.monotonic()
+        for stream, name in ((self.process.stdout, "said"), (self.process.stderr, "complained")):
+            threading.Thread(target=self._read, args=[stream, name], daemon=True).start()
+
+    def nudge(self) -> None:
+        """Tell it that something is new. One that cannot take more knows already."""
+        if self.process is not None and self.process.stdin is not None:
+            with suppress(BlockingIOError, BrokenPipeError, ValueError):
+                os.write(self.process.stdin.fileno(), b"\n")
+
+    def reap(self) -> int | None:
+        """Return the exit code of one that has ended, once."""
+        code = self.process.poll() if self.process is not None else None
+        if code is not None:
+            self.process = None
+        return code
+
+    def told(self) -> dict[str, Any]:
+        """What `mdp status` shows of it; times are epoch seconds."""
+        state = "running" if self.process else "ended" if self.is_done else "waiting"
+        wait = max(0.0, self.next_start - time.monotonic())
+        return {
+            "name": self.name,
+            "pid": self.process.pid if self.process else None,
+            "state": state,
+            "ended": self.ended,
+            "last_error": self.last_error,
+            "next_start": round(time.time() + wait, 1) if state == "waiting" else None,
+        }
+
+    def _read(self, stream: IO[str], otherwise: str) -> None:
+        for line in stream:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = None
+            if not isinstance(event, dict):
+                event = {"event": otherwise, "level": "info", "message": line.rstrip()}
+            self.events.put((self, event))
+
+
+class Supervisor:
+    """Keeps loaders and a builder at work until it is stopped, or until all loaders have come to their end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        feeds: Sequence[str],
+        *,
+        arguments: Sequence[Sequence[str]],
+        has_end: bool,
+        metrics: Metrics,
+    ) -> None:
+        """`arguments`: those of each `mdp load kafka`; `has_end`: whether they say where loading stops."""
+        self._settings, self._feeds, self._metrics, self._has_end = settings, list(feeds), metrics, has_end
+        self._events: queue.SimpleQueue[tuple[Child, dict[str, Any]]] = queue.SimpleQueue()
+        env = {**os.environ, "MDP_LOG": "json"}
+        named = [argument for feed in feeds for argument in ("--feed", feed)]
+        command = [sys.executable, "-c", LOADER, "load", "kafka", *named]
+        self._loaders = [
+            Child(f"loader {number}", [*command, *own], env, self._events)
+            for number, own in enumerate(arguments, start=1)
+        ]
+        self._builder = Child("builder", [sys.executable, "-m", "market_data.builder"], env, self._events)
+        self._started = time.time()
+        self._build: dict[str, Any] = {"state": "starting"}
+        self._asked_to_stop = 0
+        self._told = ""
+
+    def stop(self) -> None:
+        """Let `run` end: loaders write what they hold, and it is built; the second time, at once.
+
+        May be called from a signal handler.
+        """
+        self._asked_to_stop += 1
+
+    def run(self) -> bool:
+        """Work. Returns whether the last build went well. Raises AlreadyLiveError."""
+        self._settings.state_dir.mkdir(parents=True, exist_ok=True)
+        held = _lock(self._settings)
+        if held is None:
+            raise AlreadyLiveError(f"mdp live already works for {self._settings.lake}: see mdp status")
+        with held:
+            try:
+                while not self._asked_to_stop and not all(child.is_done for child in self._loaders):
+                    for child in (*self._loaders, self._builder):
+                        self._tend(child)
+                    self._take_events(TICK_SECONDS)
+                    self._tell()
+                return self._leave()
+            finally:
+                for child in (*self._loaders, self._builder):
+                    if child.process is not None:
+                        child.process.kill()
+                state_file(self._settings).unlink(missing_ok=True)
+
+    def _tend(self, child: Child) -> None:
+        """Start what is to run, and note what has ended."""
+        code = child.reap()
+        if code == 0 and self._has_end and child is not self._builder:
+            child.is_done = True
+        elif code is not None:
+            self._take_events(0)
+            child.ended = 1 if time.monotonic() - child.started > STEADY_SECONDS else child.ended + 1
+            pause = min(LONGEST_PAUSE, 2.0 ** min(child.ended - 1, 10))
+            child.next_start = time.monotonic() + pause
+            child.last_error = child.last_error or (f"killed by signal {-code}" if code < 0 else f"exit code {code}")
+            self._metrics.restarts.labels(child.name).inc()
+            message = f"{child.name} has ended ({child.last_error}); it is started again in {pause:.0f} s"
+            logs.event(log, "process-ended", message, logging.ERROR, process=child.name, seconds=pause)
+        if child.process is None and not child.is_done and time.monotonic() >= child.next_start:
+            child.last_error = None
+            child.start()
+
+    def _take_events(self, seconds: float) -> None:
+        """Take what the processes have told, waiting for the first for a while."""
+        with suppress(queue.Empty):
+            child, event = self._events.get(timeout=seconds) if seconds else self._events.get_nowait()
+            while True:
+                if child is self._builder and "level" not in event:
+                    self._take_report(event)
+                else:
+                    self._pass_on(child, event)
+                child, event = self._events.get_nowait()
+
+    def _pass_on(self, child: Child, event: dict[str, Any]) -> None:
+        """Tell what a process has told, as if it were our own."""
+        level = logging.getLevelName(str(event.get("level", "info")).upper())
+        name, message = str(event.get("event")), str(event.get("message"))
+        if name == "segment-committed":
+            self._builder.nudge()
+        if level >= logging.ERROR or name == "complained":
+            child.last_error = message
+        known = {"time", "level", "logger", "event", "message"}
+        fields = {key: value for key, value in event.items() if key not in known}
+        logs.event(log, name, message, level, process=child.name, **fields)
+
+    def _take_report(self, report: dict[str, Any]) -> None:
+        now, what = round(time.time(), 1), report["event"]
+        self._build["state"] = {"building": "building", "failed": "waiting"}.get(what, "idle")
+        if what == "built":
+            self._metrics.builds.labels("built").inc()
+            self._metrics.build_seconds.observe(report["seconds"])
+            message = f"published version {report['version']}: {report['loads']} loads, {report['seconds']:.1f} s"
+            logs.event(log, "version-published", message, **{key: report[key] for key in report.keys() - {"event"}})
+            self._build["last"] = {**report, "at": now}
+        if what == "failed":
+            self._metrics.builds.labels("failed").inc()
+            self._build["failure"] = {**report, "next_try": now + report["wait"]}
+            message = f"the build failed, and is tried again in {report['wait']:.0f} s: {'; '.join(report['failures'])}"
+            logs.event(log, "build-failed", message, logging.ERROR, attempts=report["attempts"])
+        if what in ("built", "idle"):
+            self._build.pop("failure", None)
+            self._metrics.version.set(report["version"])
+            self._metrics.published.set(now)
+
+    def _tell(self) -> None:
+        """Write how things are, by rename, where they have changed."""
+        told = json.dumps({
+            "pid": os.getpid(),
+            "started": round(self._started, 1),
+            "feeds": self._feeds,
+            "loaders": [child.told() for child in self._loaders],
+            "builder": {**self._builder.told(), "build": self._build},
+        })  # fmt: skip
+        if told != self._told:
+            path = state_file(self._settings)
+            draft = path.with_suffix(".tmp")
+            draft.write_text(told)
+            draft.replace(path)
+            self._told = told
+
+    def _leave(self) -> bool:
+        """Let the loaders write what they hold, and the builder build it; whether all of that went well."""
+        went_well = True
+        for child in self._loaders:
+            if child.process is not None:
+                child.process.terminate()
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while self._asked_to_stop < 2 and any(child.process is not None for child in self._loaders):
+            self._take_events(TICK_SECONDS)
+            self._tell()
+            for child in self._loaders:
+                if child.process is not None and time.monotonic() > deadline:
+                    child.process.kill()
+                went_well = child.reap() in (None, 0) and went_well
+        if self._builder.reap() is not None or self._builder.process is None:
+            self._builder.start()
+        process = self._builder.process
+        assert process is not None and process.stdin is not None  # noqa: S101
+        process.stdin.close()
+        while self._asked_to_stop < 2 and process.poll() is None:
+            self._take_events(TICK_SECONDS)
+            self._tell()
+        time.sleep(TICK_SECONDS)  # the readers of its streams
+        self._take_events(0)
+        return went_well and process.poll() == 0
+
+
+def serve(metrics: Metrics, host: str, port: int) -> int:
+    """Answer Prometheus from a thread; return the port. Raises OSError where the address cannot be used."""
+    server, _ = start_http_server(port, host, metrics.registry)
+    return int(server.server_port)
+
+
+def supervise(supervisor: Supervisor) -> bool:
+    """Run it until SIGTERM or Ctrl-C."""
+
+    def stop(_number: int, _frame: Any) -> None:
+        supervisor.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    return supervisor.run()
+
+
+def _lock(settings: Settings) -> IO[str] | None:
+    """Return the file that a running supervisor holds, held; None where another holds it."""
+    file = _lock_file(settings).open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def _is_locked(settings: Settings) -> bool:
+    """Whether a supervisor holds the lock; asked without taking it from one that starts just now."""
+    try:
+        with _lock_file(settings).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _lock_file(settings: Settings) -> Path:
+    return settings.state_dir / "live.lock"
+
+
+def end_with_parent() -> None:
+    """Let this process be told to leave when the one that started it is gone, however it went (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
