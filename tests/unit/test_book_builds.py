@@ -134,7 +134,7 @@ def run_of_builds(books: list[tuple[int, Message]], grid: int, data: st.DataObje
 
 
 @pytest.mark.parametrize("grid", [0, SECOND])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(two_books(), st.data())
 def test_builds_in_any_order_keep_what_one_would_make(
     grid: int, books: list[tuple[int, Message]], data: st.DataObject

@@ -75,7 +75,7 @@ def some_books(draw: st.DrawFn) -> list[list[Message]]:
     return [current(messages_of(draw, numbered=draw(st.booleans()))) for _ in range(draw(st.integers(1, 3)))]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(some_books(), st.sampled_from([0, SECOND, 250_000_000]), st.sampled_from([1, 2, 20]), st.data())
 def test_any_cut_of_any_messages_gives_the_books_of_plain_python(
     books: list[list[Message]], grid: int, depth: int, data: st.DataObject
