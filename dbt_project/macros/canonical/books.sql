@@ -36,6 +36,7 @@
     {%- if not is_incremental() -%}{{- return("select 1") -}}{%- endif -%}
     {%- set starts = ref('int_book_rebuilt') ~ " where part = 'start'" -%}
     {%- set dates = ask_values("select distinct book_date::varchar from " ~ starts) -%}
+    {%- if not dates -%}{{- return("select 1") -}}{%- endif -%}
     delete from {{ this }} as stands
     using (select * from {{ starts }}) as starts
     where stands.listing_id = starts.listing_id
