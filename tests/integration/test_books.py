@@ -201,8 +201,8 @@ def build_in_steps(warehouse: Warehouse, binance: list[list[bytes]], coinbase: l
 
 
 def test_how_a_capture_was_cut_leaves_no_trace(whole: Warehouse, captures: Path, tmp_path: Path) -> None:
-    """Coinbase's books carry over from load to load. Binance's snapshot comes with the second, when deltas that follow it
-    are there, and one of the deltas after all others."""
+    """Coinbase's books carry over from load to load. Of Binance come first deltas, then the snapshot before them and
+    more, and last a delta from their midst."""
     warehouse = Warehouse(tmp_path)
     binance = snapshot_late_and_a_delta_later(of_books(lines_of(captures / BINANCE)))
     found = build_in_steps(warehouse, binance, in_two(of_books(lines_of(captures / COINBASE))))
