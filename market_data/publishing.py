@@ -319,7 +319,7 @@ def write_connect_script(settings: Settings, version: int) -> None:
 
 
 def code_fingerprint() -> str:
-    """A hash of the models, macros, tests and seeds that read the records: other code, other fingerprint."""
+    """A hash of the models, macros, tests, seeds and modules that read the records: other code, other fingerprint."""
     digest = hashlib.sha256()
     root = REGISTRY.parent.parent
     for name in BOOK_CODE:
