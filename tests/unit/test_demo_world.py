@@ -31,7 +31,7 @@ import pytest
 from market_data.demo import Delivery, Truth, generate
 from market_data.demo.crypto import STREAMS
 
-CONTENT_HASH = "899dc7b91ad207586d5e722c175ba6afcfbc6aa81454e25691a75b3cc923a946"
+CONTENT_HASH = "3b6cc8306b67bbcf553114be13b3563772e21a10cd86f3b3438846fe6777b6e7"
 NEW_YORK = ZoneInfo("America/New_York")
 DAY = 86_400 * 10**9
 
