@@ -275,7 +275,7 @@ def _rebuild_date(
     first: dict[int, int] = {}
     if points is not None:
         numbers, times = _array(points["number"]), _array(points["event_time"].cast(pa.int64()))
-        where = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1])) if len(numbers) else []
+        where = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1])[: len(numbers)])
         first = {int(numbers[place]): int(times[place]) for place in where}
         yield points.drop_columns(["number"]).cast(SCHEMA)
     starts, ends = [], []
