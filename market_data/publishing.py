@@ -27,6 +27,9 @@ UNFINISHED = ("started", "failed")
 SCRATCH = "scratch.duckdb"
 """Where staging models put the records of a build, in the lake's state directory."""
 
+BOOK_CODE = ("books.py", "book_builds.py")
+"""Modules of this package that a model calls: they are code of models too."""
+
 SLICE_RECORDS = 2_000_000
 """Records that a build of `mdp` reads at once, which bounds its memory; a longer backlog is built in slices."""
 
@@ -341,10 +344,12 @@ def write_connect_script(settings: Settings, version: int) -> None:
 
 
 def code_fingerprint() -> str:
-    """A hash of the models, macros, tests and seeds that read the records: other code, other fingerprint."""
+    """A hash of the models, macros, tests, seeds and modules that read the records: other code, other fingerprint."""
     digest = hashlib.sha256()
     root = REGISTRY.parent.parent
+    for name in BOOK_CODE:
+        digest.update((Path(__file__).parent / name).read_bytes() + b"\0")
     for path in sorted(root.rglob("*")):
-        if path.suffix in {".sql", ".yml", ".csv"} and not {"target", "logs", "dbt_packages"} & set(path.parts):
+        if path.suffix in {".sql", ".py", ".yml", ".csv"} and not {"target", "logs", "dbt_packages"} & set(path.parts):
             digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

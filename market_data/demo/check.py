@@ -24,6 +24,7 @@ _OF_MASTERS = ("ticker_changes", "figi_listings")
 _VERSIONED = (
     "trades",
     "quotes",
+    "book_updates",
     "bars",
     "corporate_actions",
     "universe_membership",
@@ -73,7 +74,8 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "duplicate": ("records sent twice", f"exists (from copies where {_HERE} and is_duplicate)"),
     "overlap": (
         "files overlapping others",
-        f"(select count(*) from copies where {_WHOLE} and line <= plant.records and is_duplicate) = plant.records",
+        f"(select count(distinct line) from copies where {_WHOLE} and line <= plant.records and is_duplicate)"
+        " = plant.records",
     ),
     "same_bytes": (
         "files sent twice",

@@ -7,7 +7,7 @@
 ) }}
 
 {%- set tables = [
-    'trades', 'quotes', 'bars', 'corporate_actions', 'universe_membership', 'macro_observations',
+    'trades', 'quotes', 'book_updates', 'bars', 'corporate_actions', 'universe_membership', 'macro_observations',
     'ticker_changes', 'figi_listings'
 ] %}
 {%- set is_touched = is_touched_load(tables) %}
