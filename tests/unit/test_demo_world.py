@@ -31,7 +31,7 @@ import pytest
 from market_data.demo import Delivery, Truth, generate
 from market_data.demo.crypto import STREAMS
 
-CONTENT_HASH = "3b6cc8306b67bbcf553114be13b3563772e21a10cd86f3b3438846fe6777b6e7"
+CONTENT_HASH = "b01416de69c6baa8d2ecaa230630ab87790876ac62bae28a6e5bb1aa38876407"
 NEW_YORK = ZoneInfo("America/New_York")
 DAY = 86_400 * 10**9
 
