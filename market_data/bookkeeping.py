@@ -1,8 +1,9 @@
-"""What the lake knows of its own making: schema ``observability``, five tables that dbt does not build.
+"""What the lake knows of its own making: schema ``observability``, six tables that dbt does not build.
 
 ledger of the raw zone ── enter_loads ─┬> loads      one row per ledger entry taken in, numbered by load_seq
                                        └> sealed     one row per raw file that a seal has replaced
 dbt models              ── note_progress ─> progress  one row per model: the last load_seq that it has processed
+                        ── note_extents ──> extents   one row per large table, listing (or delivery's scope) and hour
 dbt and mdp             ───────────────────> runs      one row per thing that happened to the head of the lake
 mdp build, mdp publish  ───────────────────> releases  one row per published version
 """
@@ -30,6 +31,10 @@ create table if not exists lake.observability.loads (
 );
 create table if not exists lake.observability.sealed (file varchar, load_id varchar, seal_id varchar);
 create table if not exists lake.observability.progress (model varchar, load_seq bigint, invocation_id varchar);
+create table if not exists lake.observability.extents (
+    model varchar, feed varchar, scope varchar, listing_id varchar, hour timestamp,
+    first_number bigint, last_number bigint, has_other boolean, build_seq bigint
+);
 create table if not exists lake.observability.runs (
     invocation_id varchar, event varchar, command varchar, happened_at timestamp
 );
@@ -41,7 +46,7 @@ create table if not exists lake.observability.releases (
 OVERLAP_SECONDS = 300
 """By how much the clocks of loaders may differ."""
 
-NAMES = ("loads", "sealed", "progress", "runs", "releases")
+NAMES = ("loads", "sealed", "progress", "extents", "runs", "releases")
 # Tables of the head that a restore leaves as they are: they tell what happened, not what is known.
 KEPT_BY_RESTORE = ("runs", "releases")
 

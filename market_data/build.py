@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 
 from loaders import logs
 from loaders.settings import Settings
-from market_data import bookkeeping, lock, publishing
+from market_data import bookkeeping, lake_plugin, lock, publishing
 from market_data.dbt_runs import DEFINITIONS, BuildFailedError, Progress, Project
 
 __all__ = ["BuildFailedError", "Outcome", "Progress", "build", "publish", "verify_tables"]
@@ -93,6 +93,7 @@ def _build_slice(
         if release and same_code and not full_refresh and publishing.is_up_to_date(connection, release):
             publishing.write_connect_script(settings, release.version)
             return Outcome(release.version, 0, built=False, restored=restored), 0
+        end = publishing.window_end(connection, None if full_refresh else publishing.SLICE_RECORDS)
         arguments = ["build", *NO_UNIT_TESTS]
         if full_refresh:
             arguments.append("--full-refresh")
@@ -102,10 +103,10 @@ def _build_slice(
                 # The head is as this code made it: what no new record reaches stays as it is.
                 affected = project.affected_by(publishing.feeds_since(connection, release))
                 if affected.nodes:
-                    end = publishing.window_end(connection, publishing.SLICE_RECORDS)
                     publishing.pass_over(connection, affected.passed_over, end)
                     arguments = ["build", "--indirect-selection", "empty", "--select", *affected.nodes]
-    project.run(arguments, progress)
+    with lake_plugin.reading_up_to(end):
+        project.run(arguments, progress)
     with project.connection() as connection:
         version = publishing.publish(connection, settings, fingerprint)
         loads_left = publishing.loaded_since(connection, publishing.published(connection))

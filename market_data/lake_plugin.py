@@ -11,6 +11,8 @@ Plain dbt publishes nothing: `mdp build` and `mdp publish` do (market_data/publi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import duckdb
@@ -74,7 +76,7 @@ class Plugin(BasePlugin):
                 bookkeeping.enter_loads(cursor, self.settings)
             publishing.note(cursor, get_invocation_id(), "started", f"dbt {command}")
         is_anew = command not in WRITING_COMMANDS or getattr(get_flags(), "FULL_REFRESH", False)
-        open_window(cursor, self.settings, None if is_plain or is_anew else publishing.SLICE_RECORDS)
+        open_window(cursor, self.settings)
         is_small = not is_anew and new_records(cursor) < SMALL_RECORDS
         cursor.execute("set threads = 1" if is_small else "reset threads")
         cursor.execute(f"attach {lake.quoted(str(self.settings.state_dir / publishing.SCRATCH))} as scratch")
@@ -90,13 +92,27 @@ def new_records(connection: duckdb.DuckDBPyConnection) -> int:
     )
 
 
-def open_window(conn: duckdb.DuckDBPyConnection, settings: Settings, most_records: int | None = None) -> None:
+@contextmanager
+def reading_up_to(load_seq: int) -> Iterator[None]:
+    """Let the builds of this process read no load beyond one."""
+    global _last_load_seq  # noqa: PLW0603 - dbt makes the plugin, and passes nothing on to it
+    _last_load_seq = load_seq
+    try:
+        yield
+    finally:
+        _last_load_seq = None
+
+
+_last_load_seq: int | None = None
+
+
+def open_window(conn: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     """Close the build's window at the last load that it reads, and keep the models' marks as they are now."""
     release = publishing.published(conn)
     conn.execute(
         "create or replace table raw.main.build_window as"
         " select ?::bigint as last_load_seq, ?::bigint as published_load_seq, ?::varchar as raw_zone",
-        [publishing.window_end(conn, most_records), release.last_load_seq if release else 0, settings.raw + "/"],
+        [_last_load_seq or publishing.last_load_seq(conn), release.last_load_seq if release else 0, settings.raw + "/"],
     )
     conn.execute("create or replace table raw.main.progress as select model, load_seq from lake.observability.progress")
 

@@ -352,7 +352,7 @@ def test_generated_books_are_those_of_plain_python(built: Built) -> None:
         "select listing_id, epoch_ns(event_time), epoch_ns(known_from), update_id, is_valid, bid_prices, bid_sizes,"
         f" ask_prices, ask_sizes, {file}, source_position from canonical.book_snapshots"
     )
-    assert len(points) > 100
+    assert len(points) > 50
     check(found, points)
     found = built.warehouse.ask(
         f"select listing_id, epoch_ns(event_time), reason, expected_update_id, {file}, source_position"

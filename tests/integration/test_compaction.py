@@ -244,6 +244,10 @@ def test_a_difference_is_an_error_and_changes_nothing(crumbled: Lake, fault: str
             connection.execute(fault.format(table=table))
 
     with crumbled.writer() as connection:
+        for first in (10_000, 20_000):
+            values = f"select {first} + i, date '2024-01-01', i, [] from range(90) as numbers (i)"
+            connection.execute(f"insert into lake.versioned.facts {values}")
+        crumbled.publish(connection)
         release = publishing.published(connection)
         before = rows_of(connection, None)
         with (
@@ -261,24 +265,30 @@ def test_a_difference_is_an_error_and_changes_nothing(crumbled: Lake, fault: str
 def test_no_further_step_begins_after_its_time(crumbled: Lake) -> None:
     with crumbled.writer() as connection:
         due = maintenance.tasks(connection, 1)
-        assert len(due) > 1
+        assert due
         assert maintenance.compact(connection, min_files=1, seconds=-1) == []
-        assert maintenance.tasks(connection, 1) == due
-        assert len(maintenance.compact(connection, min_files=1)) == len(due)
+        assert {(task.kind, task.name) for task in maintenance.tasks(connection, 1)} == {
+            (task.kind, task.name) for task in due
+        }
+        assert maintenance.compact(connection, min_files=1)
 
 
 def test_files_above_the_last_tier_stay_until_they_crumble(crumbled: Lake) -> None:
     with crumbled.writer() as connection, mock.patch.object(maintenance, "TIERS", (0, 1)):
-        assert maintenance.compact(connection, min_files=1) == []
+
+        def joined() -> list[maintenance.Task]:
+            return [task for task in maintenance.compact(connection, min_files=1) if task.kind == "join"]
+
+        assert joined() == []
         table = "lake.versioned.facts"
         connection.execute(f"insert into {table} select i, '2024-01-01', i, [] from range(200000) as numbers (i)")
         connection.execute(f"delete from {table} where value % 5 = 0")
         with mock.patch.object(maintenance, "why_not", lambda _: None), mock.patch.object(maintenance, "MIB", 100_000):
-            assert maintenance.compact(connection, min_files=1) == []
+            assert joined() == []
             connection.execute(f"delete from {table} where value % 5 = 1")
-            (task,) = maintenance.compact(connection, min_files=1)
+            (task,) = joined()
             assert (task.name, len(task.files)) == ("versioned.facts", 1)
-            assert maintenance.compact(connection, min_files=1) == []
+            assert joined() == []
 
 
 def test_a_flush_after_compaction_gives_no_row_back(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_a_loader_that_cannot_go_on_is_told_and_tried_again(run: Live) -> None:
     with run.started() as process:
         run.until(lambda now: now and now["loaders"][0]["state"] == "waiting", "a loader that has ended")
         assert "not-there-yet" in str(run.state()["loaders"][0]["last_error"])
-        assert "has ended" in run.status()
+        wait_for(lambda: "has ended" in run.status(), "the status to tell of it")
         process.kill()
     run.until(lambda now: not now.get("is_running", True), "the lock's end")
     assert "has crashed" in run.status()

@@ -23,7 +23,7 @@
     earlier version for a stream, where the old content can only be a late repeat. A file that holds an original and its
     cancel, delivered again, says nothing new: a key's rows of one delivery are compared with those of the one before.
 -#}
-{% macro versions(new_records, key, content, sequence='sequence', slotted=false, named_scopes={}) %}
+{% macro versions(new_records, key, content, sequence='sequence', slotted=false, named_scopes={}, extents=none) %}
 {%- set keys = key | join(', ') -%}
 {%- set in_order = 'known_from, delivered_at nulls first, ' ~ sequence ~ ' nulls first, source, source_partition nulls first, source_position, load_id' -%}
 {%- set as_delivered = 'delivered_at nulls first, ' ~ sequence ~ ' nulls first, source, source_partition nulls first, source_position, load_id' -%}
@@ -62,9 +62,11 @@ touched_scopes as (
 ),
 
 earlier_records as (
-    select * from {{ this }} semi join touched_keys using ({{ keys }}) where scope is null
+    select * from {{ this }} semi join touched_keys using ({{ keys }})
+    where scope is null and {{ in_hours_of_keys(extents) }}
     union all
-    select * from {{ this }} semi join touched_scopes using (feed, scope) where not is_deletion
+    select * from {{ this }} semi join touched_scopes using (feed, scope)
+    where not is_deletion and {{ in_hours_of_scopes(extents, named_scopes) }}
 ),
 
 all_records as (

@@ -1,7 +1,8 @@
 {{ config(
     unique_key=['load_seq', 'source_position', 'slot'],
     partitioned_by=['event_date'],
-    sorted_by=['listing_id', 'event_time']
+    sorted_by=['listing_id', 'event_time'],
+    post_hook="{{ note_extents('quote_number') }}"
 ) }}
 
 with binance_quotes as (
@@ -100,7 +101,14 @@ new_records as (
         'nullif(event_time, received_time)', 'bid_price', 'bid_size', 'bid_exchange', 'ask_price', 'ask_size', 'ask_exchange', 'update_id',
         'conditions', 'sequence', 'is_deletion'
     ],
-    named_scopes={'massive_quotes': named_session()}
+    named_scopes={'massive_quotes': named_session()},
+    extents=extents(
+        streams={
+            'stg_binance_spot': ['update_id', "kind = 'bookTicker'"],
+            'stg_coinbase_exchange': ['sequence', "kind = 'ticker'"]
+        },
+        deliveries={'stg_massive_quotes': ['session_date', 'load_session']}
+    )
 ) }}
 
 select

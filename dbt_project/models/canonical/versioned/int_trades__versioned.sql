@@ -1,7 +1,8 @@
 {{ config(
     unique_key=['load_seq', 'source_position', 'slot'],
     partitioned_by=['event_date'],
-    sorted_by=['listing_id', 'event_time']
+    sorted_by=['listing_id', 'event_time'],
+    post_hook="{{ note_extents('trade_id') }}"
 ) }}
 
 with binance_trades as (
@@ -115,7 +116,14 @@ new_records as (
     'new_records',
     key=['listing_id', 'identity_scope', 'trade_id'],
     content=['event_time', 'price', 'size', 'side', 'exchange', 'conditions', 'sequence', 'is_cancelled or is_deletion'],
-    named_scopes={'massive_trades': named_session()}
+    named_scopes={'massive_trades': named_session()},
+    extents=extents(
+        streams={
+            'stg_binance_spot': ['trade_id', "kind = 'trade'"],
+            'stg_coinbase_exchange': ['trade_id', "kind in ('match', 'last_match')"]
+        },
+        deliveries={'stg_massive_trades': ['session_date', 'load_session']}
+    )
 ) }}
 
 select
