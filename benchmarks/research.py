@@ -7,10 +7,10 @@
     .venv/bin/python benchmarks/research.py                                  some five minutes, 4 GB
     .venv/bin/python benchmarks/research.py --instruments 200 --decisions 40000
 
-Told are the first question, which reads the table from the lake, and the next ones, which have it in memory, sorted as
-Polars has it from the beginning; each the least of three. Mismatches are counted over all decisions and features; so are
-Polars', whose join answers with an old session where an old session was revised last. Wanted: next ones at most twice
-Polars', no mismatch. Exit code 1 where it is not so.
+Told are the first question, which reads the table from the lake, and the next ones, which have it in memory and sorted,
+as Polars has it from the beginning; each the least of three. Mismatches are counted over all decisions and features;
+Polars' too, whose join answers with an old session where an old session was revised last. Wanted: the next ones at most
+twice Polars', no mismatch. The exit code is 1 where it is not so.
 """
 
 from __future__ import annotations
