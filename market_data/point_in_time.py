@@ -69,7 +69,7 @@ class Versions:
             | (self.known_to[:-1] != self.known_from[1:])
         )
         first = np.flatnonzero(is_first)
-        last = np.append(first[1:], len(self.key)) - 1
+        last = np.append(first, len(self.key))[1:] - 1
         lives = self.known_to[last] == NEVER
         immortal = first[lives]
         start = _least_from_here_on(self.key[immortal], self.known_from[immortal])

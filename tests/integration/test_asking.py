@@ -18,11 +18,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner, Result
 from worlds.small_research import CORRECTED, LAST_OF_DOWN, close_of, load, sessions
 from worlds.warehouse import Warehouse
 
 import market_data
-from market_data import client, lake, leakcheck, releases
+from market_data import cli, client, lake, leakcheck, releases
 from market_data.build import Outcome
 
 UP, DOWN = "us_equities:UP", "us_equities:DOWN"
@@ -44,6 +45,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Warehouse, list[Out
 def md(world: tuple[Warehouse, list[Outcome]]) -> Iterator[market_data.Client]:
     with market_data.connect(world[0].settings) as reader:
         yield reader
+
+
+def mdp(warehouse: Warehouse, *arguments: str) -> Result:
+    """The command line, in this process."""
+    return CliRunner().invoke(cli.main, arguments, env=warehouse.environment)
 
 
 # --- the client's functions ------------------------------------------------------------------------------------
@@ -264,8 +270,8 @@ def test_decisions_keep_their_own_columns_and_a_zone(md: market_data.Client) -> 
 
 def test_releases_say_what_changed(world: tuple[Warehouse, list[Outcome]]) -> None:
     warehouse, (first, second) = world
-    done = warehouse.mdp("releases", "--json")
-    assert done.returncode == 0, done.stderr
+    done = mdp(warehouse, "releases", "--json")
+    assert done.exit_code == 0, done.stderr
     newest, oldest = (json.loads(line) for line in done.stdout.splitlines())
     assert (newest["version"], oldest["version"]) == (second.version, first.version)
     bars = len(warehouse.tables(["research.bars_1d"])["research.bars_1d"])
@@ -277,13 +283,13 @@ def test_releases_say_what_changed(world: tuple[Warehouse, list[Outcome]]) -> No
     assert oldest["changes"]["research.bars_1d"] == {"added": before, "revised": 0, "removed": 0, "is_new": True}
     assert "canonical.trades" not in newest["changes"]
     assert newest["loads"] == second.new_loads
-    assert "research.bars_1d" in warehouse.mdp("releases").stdout
+    assert "research.bars_1d" in mdp(warehouse, "releases").stdout
 
 
 def test_a_pinned_version_is_found_by_its_name(world: tuple[Warehouse, list[Outcome]]) -> None:
     warehouse, (first, second) = world
-    done = warehouse.mdp("releases", "pin", "paper", "--version", str(first.version))
-    assert (done.returncode, done.stdout) == (0, f"version {first.version} is kept as paper\n"), done.stderr
+    done = mdp(warehouse, "releases", "pin", "paper", "--version", str(first.version))
+    assert (done.exit_code, done.stdout) == (0, f"version {first.version} is kept as paper\n"), done.stderr
     with market_data.at("paper", warehouse.settings) as reader:
         header = reader.header("2024-03-01 12:00")
         then = reader.bars("UP", known_at="2024-03-01 12:00").arrow
@@ -292,16 +298,16 @@ def test_a_pinned_version_is_found_by_its_name(world: tuple[Warehouse, list[Outc
     assert again == header
     with market_data.at(again.version, warehouse.settings) as reader:
         assert reader.bars("UP", known_at=again.known_at).arrow.equals(then)
-    assert warehouse.mdp("sql", "select max(session_date) as day from research.bars_1d", "--csv", "--version", "paper"
+    assert mdp(warehouse, "sql", "select max(session_date) as day from research.bars_1d", "--csv", "--version", "paper"
                          ).stdout == f"day\n{sessions()[11]}\n"  # fmt: skip
-    taken = warehouse.mdp("releases", "pin", "paper")
-    assert taken.returncode == 1 and f"paper pins version {first.version} already" in taken.stderr
-    assert json.loads(warehouse.mdp("releases", "--json").stdout.splitlines()[1])["pins"] == ["paper"]
+    taken = mdp(warehouse, "releases", "pin", "paper")
+    assert taken.exit_code == 1 and f"paper pins version {first.version} already" in taken.stderr
+    assert json.loads(mdp(warehouse, "releases", "--json").stdout.splitlines()[1])["pins"] == ["paper"]
     with pytest.raises(client.NotPublishedError, match="there is no pin papre in this lake; did you mean paper"):
         market_data.at("papre", warehouse.settings)
     assert releases.unpin(warehouse.settings, "paper") == first.version
-    gone = warehouse.mdp("releases", "unpin", "paper")
-    assert gone.returncode == 1 and "there is no pin paper" in gone.stderr
+    gone = mdp(warehouse, "releases", "unpin", "paper")
+    assert gone.exit_code == 1 and "there is no pin paper" in gone.stderr
     assert client.published_version(warehouse.settings) == second.version, "a pin publishes nothing"
     assert not warehouse.build().built, "and leaves nothing to build"
 
@@ -420,19 +426,19 @@ def test_leakcheck_from_the_command_line(world: tuple[Warehouse, list[Outcome]],
     leaking, _, honest = CLASSICS["a revised macro value"]
     query = tmp_path / "features.sql"
     query.write_text(leaking)
-    done = warehouse.mdp("leakcheck", str(query), "--rows", "1")
-    assert done.returncode == 1, done.stderr
+    done = mdp(warehouse, "leakcheck", str(query), "--rows", "1")
+    assert done.exit_code == 1, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("decided_at 2024-01-27 12:00:00: gdp is 102.5, and could be 103.0, as known at 2024-0")
     assert "33 rows looked ahead, by research.macro_series" in lines[-1]
     query.write_text(honest)
-    done = warehouse.mdp("leakcheck", str(query), "--at", "2024-02-10", "--at", "2024-02-20 16:00 America/New_York")
-    assert (done.returncode, done.stdout.startswith("no leak found: compared ")) == (0, True), done.stdout + done.stderr
+    done = mdp(warehouse, "leakcheck", str(query), "--at", "2024-02-10", "--at", "2024-02-20 16:00 America/New_York")
+    assert (done.exit_code, done.stdout.startswith("no leak found: compared ")) == (0, True), done.stdout + done.stderr
     # A dbt model is checked as the last build compiled it.
-    done = warehouse.mdp("leakcheck", "macro_series", "--time", "known_from", "--key", "series_id,observation_date")
-    assert done.returncode in (0, 1), done.stderr
-    done = warehouse.mdp("leakcheck", "macro_serie")
-    assert done.returncode == 1 and "did you mean macro_series" in done.stderr
+    done = mdp(warehouse, "leakcheck", "macro_series", "--time", "known_from", "--key", "series_id,observation_date")
+    assert done.exit_code in (0, 1), done.stderr
+    done = mdp(warehouse, "leakcheck", "macro_serie")
+    assert done.exit_code == 1 and "did you mean macro_series" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@
             *,
             row_number() over () as asked_place,
             {{ asked_key }} as asked_key,
-            make_timestamp_ns(epoch_ns(decision_time::varchar::timestamp_ns) - epoch_ns(lag)) as asked_as_of
+            make_timestamp_ns(epoch_ns(decision_time::varchar::timestamp_ns) - epoch_ns(lag::interval)) as asked_as_of
         from query_table(decisions)
     ),
 
@@ -75,6 +75,6 @@
     from asked
     left join newest
         on asked.asked_place = newest.asked_place
-        and (max_age is null or epoch_ns(asked_as_of) - epoch_ns(newest.{{ aged_from }}::timestamp_ns) <= epoch_ns(max_age))
+        and (max_age is null or epoch_ns(asked_as_of) - epoch_ns(newest.{{ aged_from }}::timestamp_ns) <= epoch_ns(max_age::interval))
     order by asked.asked_place
 {%- endmacro %}
