@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.image import imread
-
 from worlds import pages
 
 import market_data
