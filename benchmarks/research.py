@@ -50,7 +50,7 @@ def make_lake(settings: Settings, instruments: int, sessions: int) -> int:
             instrument_id varchar, session_date date, session_close timestamp_ns,
             {", ".join(f"{name} double" for name in FEATURES)}, known_from timestamp_ns, known_to timestamp_ns
         );
-        alter table lake.research.volatility_1d set sorted by (instrument_id, session_date);
+        alter table lake.research.volatility_1d set sorted by (session_date, instrument_id);
         insert into lake.research.volatility_1d by name
         with facts as (
             select
@@ -74,7 +74,7 @@ def make_lake(settings: Settings, instruments: int, sessions: int) -> int:
             revised_at as known_from, null as known_to
         from facts
         where is_revised
-        order by instrument_id, session_date, known_from
+        order by session_date, instrument_id, known_from
         """
     )
     version = publishing.head(connection)

@@ -138,6 +138,7 @@ class Client:
         *,
         known_at: KnownAt,
         interval: str = "1d",
+        adjusted: bool = False,
         venue: str | None = None,
         start: Time | None = None,
         end: Time | None = None,
@@ -145,14 +146,18 @@ class Client:
         """Bars as they were known at ``known_at``: prices raw, in the listing's currency; volumes in units or shares.
 
         ``symbol``: the venue's spelling, one or several, or None for all; ``interval``: 1m or 1d; ``start`` and
-        ``end``: half-open, of bar_start (UTC) or session_date. Ordered by listing and time.
+        ``end``: half-open, of bar_start (UTC) or session_date. ``adjusted``, for 1d: also split_adj_ prices and volume
+        (for splits) and adj_ prices (for dividends too), by what was known at ``known_at``, on the scale of the
+        instrument's newest session then. Ordered by instrument and time.
         """
         times = {"1m": "bar_start", "1d": "session_date"}
         if interval not in times:
             raise ValueError(f"interval {interval!r} is not one of {', '.join(times)}")
-        time = times[interval]
+        if adjusted and interval != "1d":
+            raise ValueError("only bars of 1d are adjusted: a minute's are of one session, and on its scale")
         return self._as_of(
-            f"research.bars_{interval}", known_at, order=("listing_id", time), time=time, start=start, end=end,
+            f"research.bars_{interval}{'_adjusted' if adjusted else ''}", known_at,
+            order=("instrument_id", "venue", times[interval]), time=times[interval], start=start, end=end,
             among={"symbol": symbol, "venue": venue},
         )  # fmt: skip
 
@@ -229,7 +234,9 @@ class Client:
         ``name``: one or several, or None for all; ``on``: only members of that date, [valid_from, valid_to); without it
         all memberships known. valid_to is null until the end was known. Ordered by name, symbol, valid_from.
         """
-        table, column = "canonical.universe_membership", "index_name"
+        table, column = "research.universe", "universe"
+        if table not in self._names:
+            table, column = "canonical.universe_membership", "index_name"
         return self._as_of(
             table, known_at, order=(column, "symbol", "valid_from"), among={column: name},
             valid_on=None if on is None else instant(on, "on"),
