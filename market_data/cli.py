@@ -481,11 +481,21 @@ def _number_or_name(version: str | None) -> int | str | None:
 
 
 @main.command()
-def connect() -> None:
-    """Print how to attach the published version from DuckDB, Python and BI tools."""
+@click.option("--version", metavar="N", help="A version that was published earlier: its number, or a pin's name.")
+def connect(version: str | None) -> None:
+    """Print how to attach the published version, or an earlier one, from DuckDB, Python and BI tools."""
     from market_data import output
+    from market_data.client import published_version
+    from market_data.releases import kept_version
 
-    output.show_connections(Settings.from_env(), screen)
+    settings, asked = Settings.from_env(), _number_or_name(version)
+    last = published_version(settings)
+    if asked is None:
+        output.show_connections(settings, last, screen)
+        return
+    with lake.open_version(settings, None) as head:
+        number = kept_version(head, asked)
+    output.show_connections(settings, number, screen, is_last=False)
 
 
 @main.command()

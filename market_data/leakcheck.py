@@ -212,15 +212,18 @@ class _Twin:
         return f"cut {name}"
 
     def tables_of(self, sql: str) -> list[str]:
-        """The tables with versions whose names a text has in it, or that of a macro or view it names, and so on."""
+        """The tables and views with versions that a text names, or a macro that it names, and so on; as schema.table, or
+        as text for macros that take a table's name."""
         found: set[str] = set()
         todo = [sql]
         while todo:
-            words = set(re.findall(r"\w+", todo.pop()))
-            for name, text in self._text.items():
-                if name not in found and name.partition(".")[2] in words:
-                    found.add(name)
-                    todo.append(text)
+            text = todo.pop()
+            named = {f"{schema}.{name}" for schema, name in re.findall(r'(?=\b(\w+)"?\s*\.\s*"?(\w+))', text)}
+            named |= {f"research.{name}" for name in re.findall(r"'(\w+)'", text)}
+            for name in (named & self._text.keys()) - found:
+                found.add(name)
+                if not self._is_cut(name):
+                    todo.append(self._text[name])
         return sorted(name for name in found if self._is_cut(name))
 
     def ask(self, query: Query, known_at: dt.datetime, cut: Sequence[str]) -> pa.Table:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from loaders.settings import Settings
 from market_data import lake, publishing
-from market_data.client import Answer, published_version
+from market_data.client import Answer
 from market_data.leakcheck import Report, told
 from market_data.maintenance import Maintained
 from market_data.releases import Change, Published
@@ -94,26 +94,26 @@ def _texts(rows: pa.Table) -> list[tuple[str, ...]]:
         return connection.execute(f"select {columns} from answer").fetchall()
 
 
-def show_connections(settings: Settings, screen: Console) -> None:
-    """Print the statements that attach the published version, ready to be pasted."""
-    version = published_version(settings)
-    publishing.write_connect_script(settings, version)
-    script = publishing.connect_script(settings)
+def show_connections(settings: Settings, version: int, screen: Console, *, is_last: bool = True) -> None:
+    """Print the statements that attach a published version, ready to be pasted."""
     loads = "\n".join(f"  LOAD {lake.quoted(str(lake.extension_file(name)))};" for name in lake.extensions(settings))
-    screen.print(f"[bold]The published version is {version}.[/bold] A reader sees it whole, whatever is being built.\n")
+    what = "The published version is" if is_last else "An earlier version:"
+    screen.print(f"[bold]{what} {version}.[/bold] A reader sees it whole, whatever is being built.\n")
     screen.print(f"[bold]DuckDB[/bold] {duckdb.__version__}, for which these extensions are built:")
     _literal(
         screen,
         f"{loads}\n  {lake.attach_statement(settings, version)};\n  FROM lake.research.bars_1d_as_of('2024-05-01');\n",
     )
-    screen.print("[bold]BI tools and DuckDB's shell[/bold] (.read FILE): a script to run on connecting, rewritten")
-    screen.print("by each publication, so that it always attaches the last published version:")
-    _literal(screen, f"  {script}\n")
+    if is_last:
+        publishing.write_connect_script(settings, version)
+        screen.print("[bold]BI tools and DuckDB's shell[/bold] (.read FILE): a script to run on connecting, rewritten")
+        screen.print("by each publication, so that it always attaches the last published version:")
+        _literal(screen, f"  {publishing.connect_script(settings)}\n")
     screen.print("[bold]Python[/bold]:")
     _literal(
         screen,
         "  import market_data\n"
-        "  md = market_data.connect()\n"
+        f"  md = market_data.{'connect()' if is_last else f'at({version})'}\n"
         "  md.bars(known_at='2024-05-01').pl()          # as known then\n"
         "  md.macro('GDP', known_at=market_data.LATEST)  # all that this version knows\n",
     )

@@ -23,7 +23,7 @@ from worlds.small_research import CORRECTED, LAST_OF_DOWN, close_of, load, sessi
 from worlds.warehouse import Warehouse
 
 import market_data
-from market_data import cli, client, lake, leakcheck, releases
+from market_data import cli, client, leakcheck, releases
 from market_data.build import Outcome
 
 UP, DOWN = "us_equities:UP", "us_equities:DOWN"
@@ -313,18 +313,19 @@ def test_a_pinned_version_is_found_by_its_name(world: tuple[Warehouse, list[Outc
 
 
 def test_sql_clients_attach_a_version_by_its_number(world: tuple[Warehouse, list[Outcome]]) -> None:
+    """By the statements that mdp connect prints, pasted into DuckDB as they are."""
     warehouse, outcomes = world
     for outcome in outcomes:
+        said = mdp(warehouse, "connect", "--version", str(outcome.version)).stdout.splitlines()
+        statements = [line.strip() for line in said if line.strip().startswith(("LOAD ", "ATTACH "))]
+        assert f"SNAPSHOT_VERSION {outcome.version}," in statements[-1]
         with duckdb.connect() as connection:
-            for statement in lake.load_statements(warehouse.settings):
+            for statement in statements:
                 connection.execute(statement)
-            connection.execute(
-                f"ATTACH 'ducklake:sqlite:{warehouse.settings.lake}' AS lake"
-                f" (SNAPSHOT_VERSION {outcome.version}, READ_ONLY)"
-            )
             rows = connection.execute("select count(*) from lake.research.bars_1d_as_of('2024-03-01')").fetchone()
         with market_data.at(outcome.version, warehouse.settings) as reader:
             assert rows == (len(reader.bars(known_at="2024-03-01")),)
+    assert len(outcomes) == 2
 
 
 # --- leak checks -----------------------------------------------------------------------------------------------
