@@ -212,8 +212,8 @@ class _Twin:
         return f"cut {name}"
 
     def tables_of(self, sql: str) -> list[str]:
-        """The tables and views with versions that a text names, or a macro that it names, and so on; as schema.table, or
-        as text for macros that take a table's name."""
+        """The tables and views with versions that a text names, or a macro that it names, and so on: as schema.table,
+        or as the text that a macro takes for a table's name."""
         found: set[str] = set()
         todo = [sql]
         while todo:

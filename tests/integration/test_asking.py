@@ -436,10 +436,16 @@ def test_leakcheck_from_the_command_line(world: tuple[Warehouse, list[Outcome]],
     done = mdp(warehouse, "leakcheck", str(query), "--at", "2024-02-10", "--at", "2024-02-20 16:00 America/New_York")
     assert (done.exit_code, done.stdout.startswith("no leak found: compared ")) == (0, True), done.stdout + done.stderr
     # A dbt model is checked as the last build compiled it.
-    done = mdp(warehouse, "leakcheck", "macro_series", "--time", "known_from", "--key", "series_id,observation_date")
-    assert done.exit_code in (0, 1), done.stderr
-    done = mdp(warehouse, "leakcheck", "macro_serie")
-    assert done.exit_code == 1 and "did you mean macro_series" in done.stderr
+    models = warehouse.settings.state_dir / "target" / "compiled" / "mine" / "models"
+    models.mkdir(parents=True)
+    (models / "gdp_features.sql").write_text(
+        leaking.replace("research.macro_series", '"lake"."research"."macro_series"')
+    )
+    done = mdp(warehouse, "leakcheck", "gdp_features", "--json")
+    first = json.loads(done.stdout.splitlines()[0])
+    assert (done.exit_code, first["inputs"], first["differs"]["gdp"]) == (1, ["research.macro_series"], [102.5, 103.0])
+    done = mdp(warehouse, "leakcheck", "gdp_feature")
+    assert done.exit_code == 1 and "did you mean gdp_features" in done.stderr
 
 
 @pytest.mark.parametrize(
