@@ -96,6 +96,11 @@ def make_decisions(instruments: int, sessions: int, count: int) -> pa.Table:
     )
 
 
+def say(what: str) -> None:
+    """Progress, on the error stream."""
+    print(f"{time.strftime('%T')} {what}", file=sys.stderr, flush=True)
+
+
 def least(work: Callable[[], Any]) -> tuple[float, Any]:
     """The shortest of some runs, in seconds, and the last one's answer."""
     took = []
@@ -163,6 +168,7 @@ def main() -> int:
     settings = Settings(raw=str(place / "raw"), lake=str(place / "lake.sqlite"), lake_data=str(place / "lake"))
     names = [f"volatility_1d.{feature}" for feature in FEATURES]
     try:
+        say("making the lake")
         version = make_lake(settings, arguments.instruments, arguments.sessions)
         decisions = make_decisions(arguments.instruments, arguments.sessions, arguments.decisions)
 
@@ -170,13 +176,17 @@ def main() -> int:
             with Client(lake.open_version(settings, version), version) as fresh:
                 return fresh.features(decisions, names).arrow
 
+        say("asking for the first time")
         first_seconds, _ = least(first)
+        say("asking again")
         with Client(lake.open_version(settings, version), version) as client:
             client.features(decisions, names)
             next_seconds, answer = least(lambda: client.features(decisions, names).arrow)
         with Client(lake.open_version(settings, version), version) as client:
             versions = len(client.sql("select 1 from research.volatility_1d"))
+            say("asking Polars")
             polars_seconds, plain = polars_joins(client, decisions)
+            say("looking at every version for every decision")
             expected = brute_force(client._connection, decisions)
     finally:
         shutil.rmtree(place)
