@@ -201,16 +201,16 @@ def _between(
     connection: duckdb.DuckDBPyConnection, schema: str, table: str, before: int, version: int, where: str
 ) -> Change | None:
     """What changed in a table that stood: rows that came and went again, and those made anew alike, are no change."""
-    feed = f"ducklake_table_changes('lake', {lake.quoted(schema)}, {lake.quoted(table)}, {before + 1}, {version})"
+    feed = f"ducklake_table_changes('lake', {lake.quoted(schema)}, {lake.quoted(table)}, {before}, {version})"
     columns = [name for name, *_ in connection.execute(f"describe from {feed}").fetchall()]
     content = [lake.identifier(name) for name in columns[3:] if name not in _COUNTERS]
-    # The change feed begins with snapshot_id, rowid, change_type.
+    # The change feed begins with snapshot_id, rowid, change_type; the snapshot after `before` may have expired.
     came, went = connection.execute(
         f"""
         with changed as (
             select {", ".join(content)}, sum(if(change_type in ('insert', 'update_postimage'), 1, -1)) as balance
             from {feed}
-            where {where}
+            where snapshot_id > {before} and {where}
             group by all
         )
 

@@ -23,7 +23,7 @@ from worlds.small_research import CORRECTED, LAST_OF_DOWN, close_of, load, sessi
 from worlds.warehouse import Warehouse
 
 import market_data
-from market_data import cli, client, leakcheck, releases
+from market_data import cli, client, lake, leakcheck, publishing, releases
 from market_data.build import Outcome
 
 UP, DOWN = "us_equities:UP", "us_equities:DOWN"
@@ -284,6 +284,11 @@ def test_releases_say_what_changed(world: tuple[Warehouse, list[Outcome]]) -> No
     assert "canonical.trades" not in newest["changes"]
     assert newest["loads"] == second.new_loads
     assert "research.bars_1d" in mdp(warehouse, "releases").stdout
+    # Maintenance expires what lies between; what changed is told all the same.
+    with lake.open_for_writing(warehouse.settings) as connection:
+        between = list(range(first.version + 1, second.version))
+        connection.execute(f"call ducklake_expire_snapshots('lake', versions => {between})")
+        assert [one.as_json() for one in releases.published(connection, 1)] == [newest | {"pins": ()}]
 
 
 def test_a_pinned_version_is_found_by_its_name(world: tuple[Warehouse, list[Outcome]]) -> None:
@@ -303,6 +308,9 @@ def test_a_pinned_version_is_found_by_its_name(world: tuple[Warehouse, list[Outc
     taken = mdp(warehouse, "releases", "pin", "paper")
     assert taken.exit_code == 1 and f"paper pins version {first.version} already" in taken.stderr
     assert json.loads(mdp(warehouse, "releases", "--json").stdout.splitlines()[1])["pins"] == ["paper"]
+    with lake.open_for_writing(warehouse.settings) as connection:
+        publishing.restore(connection, warehouse.settings)
+        assert releases.pins(connection) == {"paper": first.version}, "what failed takes no pin with it"
     with pytest.raises(client.NotPublishedError, match="there is no pin papre in this lake; did you mean paper"):
         market_data.at("papre", warehouse.settings)
     assert releases.unpin(warehouse.settings, "paper") == first.version
