@@ -1,4 +1,4 @@
-"""What the lake knows of its own making: schema ``observability``, six tables that dbt does not build.
+"""What the lake knows of its own making: schema ``observability``, tables that dbt does not build.
 
 ledger of the raw zone ── enter_loads ─┬> loads      one row per ledger entry taken in, numbered by load_seq
                                        └> sealed     one row per raw file that a seal has replaced
@@ -6,6 +6,7 @@ dbt models              ── note_progress ─> progress  one row per model: t
                         ── note_extents ──> extents   one row per large table, listing (or delivery's scope) and hour
 dbt and mdp             ───────────────────> runs      one row per thing that happened to the head of the lake
 mdp build, mdp publish  ───────────────────> releases  one row per published version
+mdp releases pin        ───────────────────> pins      one row per name of a version that is kept for ever
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ OVERLAP_SECONDS = 300
 
 NAMES = ("loads", "sealed", "progress", "extents", "runs", "releases")
 # Tables of the head that a restore leaves as they are: they tell what happened, not what is known.
-KEPT_BY_RESTORE = ("runs", "releases")
+KEPT_BY_RESTORE = ("runs", "releases", "pins")
 
 _LOAD_COLUMNS = (
     "load_id", "feed", "outcome", "ledger_key", "ledger_cursor", "source", "source_time", "delivered_at", "records",

@@ -6,6 +6,7 @@ mdp demo does all of it on a world of its own.
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -76,6 +77,8 @@ def main() -> None:
     mdp sql "from research.bars_1d_as_of('2024-05-01')"
     mdp status                                  what came when, what was quarantined, how fresh it is
     mdp connect                                 how to attach the lake from DuckDB, Python and BI tools
+    mdp releases                                what changed from version to version; pins, which keep one for ever
+    mdp leakcheck features.sql                  whether a query of yours looks ahead, and by which input
 
     Where things are: MDP_RAW (raw zone), MDP_LAKE (catalog), MDP_LAKE_DATA (the lake's files), by default all
     below ./warehouse.
@@ -230,8 +233,6 @@ def maintain(keep_days: float | None, grace_hours: float, dry_run: bool) -> None
     Readers and their versions stay as they are. Kept are the last version of each UTC day, pinned ones, and all of the
     last seven days. Where a build failed or is not published yet, files are left as they are, and the rest is done.
     """
-    import datetime as dt
-
     from market_data import maintenance, output
 
     settings = Settings.from_env()
@@ -339,9 +340,9 @@ def live(
 @click.option("--json", "style", flag_value="json", help="One JSON object a line.")
 @click.option("--csv", "style", flag_value="csv", help="CSV with a header.")
 @click.option("--parquet", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write a Parquet file.")
-@click.option("--version", type=int, metavar="N", help="Ask a version that was published earlier.")
+@click.option("--version", metavar="N", help="Ask a version that was published earlier: its number, or a pin's name.")
 @click.option("--rows", default=50, show_default=True, help="Rows to show on a terminal.")
-def sql(query: str, style: str | None, file: Path | None, version: int | None, rows: int) -> None:
+def sql(query: str, style: str | None, file: Path | None, version: str | None, rows: int) -> None:
     """Ask the published version in SQL; - reads the question from standard input.
 
     \b
@@ -353,7 +354,7 @@ def sql(query: str, style: str | None, file: Path | None, version: int | None, r
 
     if query == "-":
         query = sys.stdin.read()
-    with connect_client(version=version) as client:
+    with connect_client(version=_number_or_name(version)) as client:
         try:
             kinds = [statement.type.name for statement in duckdb.extract_statements(query)]
             if len(kinds) != 1 or kinds[0] not in ("SELECT", "EXPLAIN"):
@@ -364,12 +365,137 @@ def sql(query: str, style: str | None, file: Path | None, version: int | None, r
     output.write(answer, screen, style=style, file=file, rows=rows)
 
 
-@main.command()
-def connect() -> None:
-    """Print how to attach the published version from DuckDB, Python and BI tools."""
-    from market_data import output
+@main.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a version and line, newest first.")
+@click.option("--last", type=click.IntRange(1), default=10, show_default=True, metavar="N", help="How many versions.")
+@click.pass_context
+def releases(context: click.Context, as_json: bool, last: int) -> None:
+    """Show the published versions that are kept: what changed in each, and its pins.
 
-    output.show_connections(Settings.from_env(), screen)
+    \b
+    mdp releases --last 3
+    mdp releases pin paper-2024             keep the last published version for ever, under a name
+    mdp releases pin paper-2024 --version 48
+
+    Of each table the rows added and revised since the kept version before. A revised row was there and says something
+    else now: as a rule since when it is not current any more, for a new version follows it.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from market_data import output
+    from market_data.client import published_version
+    from market_data.releases import published
+
+    settings = Settings.from_env()
+    published_version(settings)
+    with lake.open_version(settings, None) as connection:
+        found = published(connection, last)
+    output.show_releases(found, screen, as_json=as_json)
+
+
+@releases.command()
+@click.argument("name")
+@click.option("--version", type=int, metavar="N", help="A published version that is kept [default: the last one].")
+def pin(name: str, version: int | None) -> None:
+    """Keep a version for ever, under a name: that of a paper, a backtest, an audit.
+
+    From Python it is market_data.at("NAME"); maintenance does not let it expire.
+    """
+    from market_data.releases import PinError
+    from market_data.releases import pin as keep
+
+    try:
+        number = keep(Settings.from_env(), name, version)
+    except PinError as error:
+        fail(str(error))
+    screen.print(f"version {number} is kept as {name}", highlight=False, markup=False)
+
+
+@releases.command()
+@click.argument("name")
+def unpin(name: str) -> None:
+    """Take a pin away: the version's age decides again how long it is kept."""
+    from market_data.releases import PinError
+    from market_data.releases import unpin as let_go
+
+    try:
+        number = let_go(Settings.from_env(), name)
+    except PinError as error:
+        fail(str(error))
+    screen.print(f"{name} does not keep version {number} any more", highlight=False, markup=False)
+
+
+@main.command()
+@click.argument("query", metavar="SQL_FILE|MODEL")
+@click.option("--key", metavar="COLUMNS", help="What tells one row from another, by commas [default: all but floats].")
+@click.option("--time", metavar="COLUMN", help="When each row was to be had: a column of the answer, or an expression.")
+@click.option("--at", "times", multiple=True, metavar="TIME", help="Cut the data then; may be repeated.")
+@click.option("--samples", type=click.IntRange(1), default=24, show_default=True, help="About how many times to try.")
+@click.option("--version", metavar="N", help="A published version, or a pin's name [default: the last one].")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a leak and line.")
+@click.option("--rows", default=20, show_default=True, help="Leaks to show on a terminal.")
+def leakcheck(
+    query: str,
+    key: str | None,
+    time: str | None,
+    times: tuple[str, ...],
+    samples: int,
+    version: str | None,
+    as_json: bool,
+    rows: int,
+) -> None:
+    """Check whether a query of your own looks ahead, and which of its inputs it does so by.
+
+    The query is asked again with the data cut to what was known at sampled times; each row that differs is a leak. It
+    is a file, or a dbt model that the last build compiled, and says as of when with $known_at, or in a comment:
+
+    \b
+    -- leakcheck: key = instrument_id, session_date; time = decision_time
+
+    The exit code is 1 if there is a leak. docs/leakcheck.md has examples.
+    """
+    from market_data import connect as connect_client
+    from market_data import leakcheck as checking
+    from market_data import output
+    from market_data.times import instant
+
+    settings = Settings.from_env()
+    with connect_client(settings, version=_number_or_name(version)) as client:
+        number = client.version
+    try:
+        asked = checking.Query.read(
+            checking.find(settings, query), [name.strip() for name in (key or "").split(",") if name.strip()], time
+        )
+        known_at = [dt.datetime.fromisoformat(instant(text, "--at")) for text in times]
+        report = checking.check(settings, number, asked, samples=samples, known_at=known_at)
+    except ValueError as error:
+        fail(str(error))
+    except duckdb.Error as error:
+        fail(f"the query cannot be asked: {error}")
+    output.show_leaks(report, screen, as_json=as_json, rows=rows)
+    sys.exit(1 if report.leaks else 0)
+
+
+def _number_or_name(version: str | None) -> int | str | None:
+    return int(version) if version and version.isdecimal() else version
+
+
+@main.command()
+@click.option("--version", metavar="N", help="A version that was published earlier: its number, or a pin's name.")
+def connect(version: str | None) -> None:
+    """Print how to attach the published version, or an earlier one, from DuckDB, Python and BI tools."""
+    from market_data import output
+    from market_data.client import published_version
+    from market_data.releases import kept_version
+
+    settings, asked = Settings.from_env(), _number_or_name(version)
+    last = published_version(settings)
+    if asked is None:
+        output.show_connections(settings, last, screen)
+        return
+    with lake.open_version(settings, None) as head:
+        number = kept_version(head, asked)
+    output.show_connections(settings, number, screen, is_last=False)
 
 
 @main.command()

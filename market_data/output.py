@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +20,10 @@ from rich.table import Table
 
 from loaders.settings import Settings
 from market_data import lake, publishing
-from market_data.client import Answer, published_version
+from market_data.client import Answer
+from market_data.leakcheck import Report, told
 from market_data.maintenance import Maintained
+from market_data.releases import Change, Published
 
 WIDEST = 40
 """Characters of a value that a terminal's table shows."""
@@ -90,26 +94,26 @@ def _texts(rows: pa.Table) -> list[tuple[str, ...]]:
         return connection.execute(f"select {columns} from answer").fetchall()
 
 
-def show_connections(settings: Settings, screen: Console) -> None:
-    """Print the statements that attach the published version, ready to be pasted."""
-    version = published_version(settings)
-    publishing.write_connect_script(settings, version)
-    script = publishing.connect_script(settings)
+def show_connections(settings: Settings, version: int, screen: Console, *, is_last: bool = True) -> None:
+    """Print the statements that attach a published version, ready to be pasted."""
     loads = "\n".join(f"  LOAD {lake.quoted(str(lake.extension_file(name)))};" for name in lake.extensions(settings))
-    screen.print(f"[bold]The published version is {version}.[/bold] A reader sees it whole, whatever is being built.\n")
+    what = "The published version is" if is_last else "An earlier version:"
+    screen.print(f"[bold]{what} {version}.[/bold] A reader sees it whole, whatever is being built.\n")
     screen.print(f"[bold]DuckDB[/bold] {duckdb.__version__}, for which these extensions are built:")
     _literal(
         screen,
         f"{loads}\n  {lake.attach_statement(settings, version)};\n  FROM lake.research.bars_1d_as_of('2024-05-01');\n",
     )
-    screen.print("[bold]BI tools and DuckDB's shell[/bold] (.read FILE): a script to run on connecting, rewritten")
-    screen.print("by each publication, so that it always attaches the last published version:")
-    _literal(screen, f"  {script}\n")
+    if is_last:
+        publishing.write_connect_script(settings, version)
+        screen.print("[bold]BI tools and DuckDB's shell[/bold] (.read FILE): a script to run on connecting, rewritten")
+        screen.print("by each publication, so that it always attaches the last published version:")
+        _literal(screen, f"  {publishing.connect_script(settings)}\n")
     screen.print("[bold]Python[/bold]:")
     _literal(
         screen,
         "  import market_data\n"
-        "  md = market_data.connect()\n"
+        f"  md = market_data.{'connect()' if is_last else f'at({version})'}\n"
         "  md.bars(known_at='2024-05-01').pl()          # as known then\n"
         "  md.macro('GDP', known_at=market_data.LATEST)  # all that this version knows\n",
     )
@@ -145,6 +149,51 @@ def show_maintenance(done: Maintained, screen: Console, *, dry_run: bool) -> Non
         say(f"looked for no files of killed writers: {done.why_no_orphans}")
     elif done.orphans:
         say(f"{would} {_count(done.orphans, 'file')} that killed writers left")
+
+
+def show_releases(found: list[Published], screen: Console, *, as_json: bool) -> None:
+    """Show published versions, newest first, and of each what changed, table by table."""
+    for release in found:
+        if as_json:
+            sys.stdout.write(json.dumps(release.as_json()) + "\n")
+            continue
+        pins = f", pinned as {', '.join(release.pins)}" if release.pins else ""
+        _literal(
+            screen,
+            f"version {release.version}, published {release.published_at:%Y-%m-%d %H:%M:%S} UTC,"
+            f" {_count(release.loads, 'new load')}, code {release.code_fingerprint}{pins}",
+        )
+        for table, change in release.changes.items():
+            _literal(screen, f"  {table:<32}{_told(change)}")
+
+
+def show_leaks(report: Report, screen: Console, *, as_json: bool, rows: int) -> None:
+    """Show what a leak check found: each row that differs, or that none does."""
+    if as_json:
+        for leak in report.leaks:
+            sys.stdout.write(json.dumps(asdict(leak), default=str) + "\n")
+        return
+    for leak in report.leaks[:rows]:
+        _literal(screen, told(leak))
+    if len(report.leaks) > rows:
+        _literal(screen, f"… and {len(report.leaks) - rows:,} more")
+    inputs = sorted({table for leak in report.leaks for table in leak.inputs})
+    found = f"{_count(len(report.leaks), 'row')} looked ahead, by {', '.join(inputs) or 'several inputs together'}"
+    found = found if report.leaks else "no leak found"
+    _literal(
+        screen,
+        f"{found}: compared {_count(report.rows, 'row')} of version {report.version}"
+        f" at {_count(len(report.known_at), 'time')}; inputs {', '.join(report.tables)}",
+    )
+
+
+def _told(change: Change) -> str:
+    rows = [
+        f"{number:,} {what}"
+        for number, what in ((change.added, "added"), (change.revised, "revised"), (change.removed, "removed"))
+        if number
+    ]
+    return ", ".join([*rows, *(["made anew"] if change.is_new else [])])
 
 
 def _count(number: int, what: str) -> str:

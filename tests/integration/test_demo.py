@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from worlds import pages
 
 import market_data
 from loaders.ledger import Ledger
@@ -249,3 +250,25 @@ def test_starting_afresh_removes_only_what_the_demo_made(tmp_path: Path) -> None
     show._clear(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"outside", "notes.txt"}
     assert (tmp_path / "outside" / "kept").exists()
+
+
+def test_the_tutorial_answers_as_its_page_says(demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's cells, run in turn; MDP_WRITE_DOCS=1 writes what they print, and their pictures, into docs/."""
+    page = REPOSITORY / "docs" / "tutorial.md"
+    for name, value in (
+        ("RAW", demo.settings.raw),
+        ("LAKE", demo.settings.lake),
+        ("LAKE_DATA", demo.settings.lake_data),
+    ):
+        monkeypatch.setenv(f"MDP_{name}", value)
+    place = page.parent if os.environ.get("MDP_WRITE_DOCS") == "1" else tmp_path
+    for cell in pages.run(page, place):
+        assert cell.printed == cell.stated, f"{page.name}, line {cell.line}"
+    names = pages.pictures(page)
+    assert names and {file.name for file in (place / "images").glob("*.png")} >= set(names)
+    for name in names:
+        drawn, shown = imread(place / "images" / name), imread(page.parent / "images" / name)
+        assert drawn.shape == shown.shape, name
+        assert drawn[..., :3].std() > 0.05, f"{name} is blank"
+        # Fonts differ from machine to machine; most of a picture does not.
+        assert np.mean(np.abs(drawn - shown) > 0.1) < 0.05, f"{name} looks otherwise; MDP_WRITE_DOCS=1 draws it anew"

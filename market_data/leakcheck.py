@@ -1,0 +1,365 @@
+"""A check of one's own query: does it look ahead?
+
+    query ──┬─ on the whole version ───────────────────────────────┐
+            └─ on the same cut to what was known at K, for many K ─┴─ rows for decisions up to K that differ: leaks
+                                 └─ one table cut at a time ── which input they came from
+
+A row that one could have had at K is the same whatever became known afterwards. So the query is asked again at sampled
+knowledge times K, with every table of canonical and research cut: versions known after K are gone, and nobody knows yet
+which will end. The query says as of when in one of two ways:
+
+- it names ``$known_at`` (a TIMESTAMP, UTC), and its whole answer must be the same on whole and on cut data;
+- it makes rows for many decisions at once, with ``time`` an expression of its columns that says when each row was to be
+  had; then all rows with time <= K must be the same. ``key`` names the columns that tell a row from another.
+
+Both stand in a comment of the query, ``-- leakcheck: key = instrument_id, session_date; time = decision_time``. No
+difference proves nothing for the times that were not sampled; hence K is taken just before versions began or ended.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from loaders.settings import Settings
+from market_data import lake
+from market_data.lake import identifier
+from market_data.names import unknown
+
+TOLERANCE = 1e-9
+"""Relative: sums of doubles over other rows of a file differ in their last digits."""
+SAMPLES = 24
+_CUT_SCHEMAS = ("canonical", "research")
+_DIRECTIVE = re.compile(r"^\s*--\s*leakcheck:(.*)$", flags=re.MULTILINE)
+_JUST_BEFORE = dt.timedelta(microseconds=1)
+
+
+class LeakCheckError(ValueError):
+    """The query cannot be checked as it is."""
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A row that says something else once the data is cut to what was known."""
+
+    row: dict[str, Any]
+    """Its key."""
+    known_at: dt.datetime
+    """As of when the data was cut, UTC."""
+    differs: dict[str, tuple[Any, Any]]
+    """By column: what the query says, and what it says of the cut data. Empty for a row that only one of them has."""
+    missing: str
+    """"" or which of the two lacks the row: ``whole`` or ``cut``."""
+    inputs: tuple[str, ...]
+    """The tables that, cut alone, change the row; none where it takes several of them."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found."""
+
+    version: int
+    tables: tuple[str, ...]
+    """The tables that the query reads, by itself or by macros and views."""
+    known_at: tuple[dt.datetime, ...]
+    """The knowledge times that were tried."""
+    rows: int
+    """Rows that were compared, all times together."""
+    leaks: list[Leak] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query to be checked. ``time`` is None where it names $known_at."""
+
+    sql: str
+    key: tuple[str, ...]
+    time: str | None
+
+    @classmethod
+    def read(cls, sql: str, key: Sequence[str] = (), time: str | None = None) -> Query:
+        """A query with what its comment declares; ``key`` and ``time`` go before that."""
+        declared: dict[str, str] = {}
+        for line in _DIRECTIVE.findall(sql):
+            for part in line.split(";"):
+                name, is_said, value = part.partition("=")
+                if not is_said or name.strip() not in ("key", "time"):
+                    raise LeakCheckError(f"{part.strip()!r} is no declaration; write key = a, b; time = c")
+                declared[name.strip()] = value.strip()
+        statements = duckdb.extract_statements(sql)
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise LeakCheckError("a leak check takes one query (SELECT or FROM)")
+        columns = tuple(key) or tuple(name.strip() for name in declared.get("key", "").split(",") if name.strip())
+        time = time or declared.get("time")
+        if statements[0].named_parameters - {"known_at"}:
+            raise LeakCheckError("the query has other parameters than $known_at")
+        if (time is None) == (not statements[0].named_parameters):
+            raise LeakCheckError(
+                "the query must say as of when, in one way: name $known_at, as in research.bars_1d_as_of($known_at),"
+                " or declare when each of its rows was to be had:"
+                " -- leakcheck: key = instrument_id; time = decision_time"
+            )
+        return cls(re.sub(r";\s*\Z", "", sql), columns, time)
+
+
+def check(
+    settings: Settings, version: int, query: Query, *, samples: int = SAMPLES, known_at: Sequence[dt.datetime] = ()
+) -> Report:
+    """Ask the query of a published version, whole and cut at sampled times, or at ``known_at``; what differs.
+
+    Raises ``LeakCheckError`` where the query reads no versions, or answers otherwise when asked twice, and duckdb.Error
+    where DuckDB refuses it.
+    """
+    with duckdb.connect() as connection:
+        twin = _Twin(connection, settings, version)
+        tables = twin.tables_of(query.sql)
+        if not tables:
+            raise LeakCheckError("the query reads no table of canonical or research that has versions")
+        comparison = _Comparison(connection, query, twin.ask(query, dt.datetime(2262, 1, 1), ()))
+        comparison.expect_stable(twin.ask(query, dt.datetime(2262, 1, 1), ()))
+        times = sorted(known_at) or twin.sample(tables, comparison.first_time(), samples)
+        rows, leaks, seen = 0, [], set()
+        for time in times:
+            whole = comparison.whole if query.time else twin.ask(query, time, ())
+            cut = twin.ask(query, time, tables)
+            rows += comparison.count(whole, time)
+            found = [leak for leak in comparison.differences(whole, cut, time) if str(leak.row) not in seen]
+            if not found:
+                continue
+            alone = {
+                table: {str(leak.row) for leak in comparison.differences(whole, twin.ask(query, time, [table]), time)}
+                for table in tables
+            }
+            for leak in found:
+                seen.add(str(leak.row))
+                inputs = tuple(table for table in tables if str(leak.row) in alone[table])
+                leaks.append(Leak(leak.row, time, leak.differs, leak.missing, inputs))
+        return Report(version, tuple(tables), tuple(times), rows, leaks)
+
+
+class _Twin:
+    """A version of the lake as ``whole``, and over it a ``lake`` of views, each of which may be cut at a time.
+
+    The views have the names of the tables, and the stored macros are made again beside them: so the query, and what
+    it calls, reads what is cut without knowing.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, settings: Settings, version: int) -> None:
+        self._connection = connection
+        self._columns: dict[str, list[str]] = {}
+        self._text: dict[str, str] = {}
+        for statement in lake.load_statements(settings):
+            connection.execute(statement)
+        connection.execute(lake.attach_statement(settings, version, alias="whole"))
+        connection.execute(f"attach ':memory:' as {lake.ALIAS}")
+        self._make_views()
+        self._make_macros()
+        connection.execute(f"use {lake.ALIAS}")
+
+    def _make_views(self) -> None:
+        rows = self._connection.execute(
+            """
+            select schema_name, table_name, list(column_name order by column_index), any_value(sql)
+            from duckdb_columns()
+            left join (
+                select schema_name, view_name as table_name, sql from duckdb_views() where database_name = 'whole'
+            ) using (schema_name, table_name)
+            where database_name = 'whole'
+            group by all
+            """
+        ).fetchall()
+        for schema in dict.fromkeys(schema for schema, *_ in rows):
+            self._connection.execute(f"create schema if not exists {lake.ALIAS}.{identifier(schema)}")
+        # A view's text names others, which must be there: what views are of before the views.
+        for schema, table, columns, view in sorted(rows, key=lambda row: (row[3] is not None, row[0] in _CUT_SCHEMAS)):
+            name = f"{identifier(schema)}.{identifier(table)}"
+            self._columns[f"{schema}.{table}"] = columns
+            self._text[f"{schema}.{table}"] = view or ""
+            rule = f"select * from whole.{name}"
+            if self._is_cut(f"{schema}.{table}"):
+                cut = f"getvariable({lake.quoted(self._variable(f'{schema}.{table}'))})::timestamp_ns"
+                ends = f"replace (case when {cut} is null or known_to <= {cut} then known_to end as known_to)"
+                rule = f"select * {ends if 'known_to' in columns else ''} from whole.{name}"
+                rule += f" where {cut} is null or known_from <= {cut}"
+            self._connection.execute(f"create view {lake.ALIAS}.{name} as {rule}")
+
+    def _make_macros(self) -> None:
+        for schema, name, kind, parameters, definition in self._connection.execute(
+            "select schema_name, function_name, function_type, parameters, macro_definition from duckdb_functions()"
+            " where database_name = 'whole' and macro_definition is not null"
+        ).fetchall():
+            self._text[f"{schema}.{name}"] = definition
+            body = f"table {definition}" if kind == "table_macro" else f"({definition})"
+            self._connection.execute(
+                f"create macro {lake.ALIAS}.{identifier(schema)}.{identifier(name)}"
+                f"({', '.join(map(identifier, parameters))}) as {body}"
+            )
+
+    def _is_cut(self, name: str) -> bool:
+        return name.startswith(tuple(f"{schema}." for schema in _CUT_SCHEMAS)) and "known_from" in self._columns.get(
+            name, ()
+        )
+
+    @staticmethod
+    def _variable(name: str) -> str:
+        return f"cut {name}"
+
+    def tables_of(self, sql: str) -> list[str]:
+        """The tables and views with versions that a text names, or a macro that it names, and so on: as schema.table,
+        or as the text that a macro takes for a table's name."""
+        found: set[str] = set()
+        todo = [sql]
+        while todo:
+            text = todo.pop()
+            named = {f"{schema}.{name}" for schema, name in re.findall(r'(?=\b(\w+)"?\s*\.\s*"?(\w+))', text)}
+            named |= {f"research.{name}" for name in re.findall(r"'(\w+)'", text)}
+            for name in (named & self._text.keys()) - found:
+                found.add(name)
+                if not self._is_cut(name):
+                    todo.append(self._text[name])
+        return sorted(name for name in found if self._is_cut(name))
+
+    def ask(self, query: Query, known_at: dt.datetime, cut: Sequence[str]) -> pa.Table:
+        """The query's answer, with some of the tables cut at ``known_at``."""
+        for table in self._columns:
+            if self._is_cut(table):
+                value = f"timestamp_ns '{known_at}'" if table in cut else "null"
+                self._connection.execute(f"set variable {identifier(self._variable(table))} = {value}")
+        parameters = {} if query.time else {"known_at": known_at}
+        return self._connection.execute(query.sql, parameters).to_arrow_table()
+
+    def sample(self, tables: Sequence[str], first: dt.datetime | None, samples: int) -> list[dt.datetime]:
+        """Times spread evenly over those just before a version of the tables ended or began: as many for each table,
+        most of them of ends, since revisions are what is leaked most."""
+        each = max(samples // len(tables), 2)
+        found: set[dt.datetime] = set()
+        for table in tables:
+            for column, count in (("known_to", each - each // 3), ("known_from", each // 3)):
+                if column not in self._columns[table]:
+                    continue
+                rows = self._connection.execute(
+                    f"""
+                    with moments as (
+                        select distinct {column}::timestamp as moment
+                        from whole.{table}
+                        where {column} is not null and {column} > coalesce($first, '1700-01-01'::timestamp)
+                    ),
+
+                    numbered as (
+                        select moment, row_number() over (order by moment desc) - 1 as n, count(*) over () as total
+                        from moments
+                    )
+
+                    select moment from numbered where n * $count % total < $count
+                    """,
+                    {"first": first, "count": max(count, 1)},
+                ).fetchall()
+                found |= {moment - _JUST_BEFORE for (moment,) in rows}
+        return sorted(found)
+
+
+class _Comparison:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, query: Query, whole: pa.Table) -> None:
+        self._connection, self._time, self.whole = connection, query.time, whole
+        names = whole.column_names
+        for name in query.key:
+            if name not in names:
+                raise LeakCheckError(unknown("column", name, names, "the query's answer"))
+        is_float = {field.name: pa.types.is_floating(field.type) for field in whole.schema}
+        self._key = query.key or tuple(name for name in names if not is_float[name])
+        self._others = [name for name in names if name not in self._key]
+        self._differs = {
+            name: f"(a.{identifier(name)} is distinct from b.{identifier(name)})"
+            if not is_float[name]
+            else f"(a.{identifier(name)} is distinct from b.{identifier(name)} and not coalesce("
+            f"abs(a.{identifier(name)} - b.{identifier(name)})"
+            f" <= {TOLERANCE} * greatest(abs(a.{identifier(name)}), abs(b.{identifier(name)})), false))"
+            for name in self._others
+        }
+
+    def expect_stable(self, again: pa.Table) -> None:
+        for leak in self.differences(self.whole, again, dt.datetime(2262, 1, 1)):
+            raise LeakCheckError(
+                f"asked twice, the query answers twice: {told(leak)}; give its windows, limits and samples a full order"
+            )
+
+    def first_time(self) -> dt.datetime | None:
+        """The first time at which a row of the answer was to be had."""
+        if self._time is None:
+            return None
+        self._connection.register("answer_rows", self.whole)
+        row = self._connection.execute(f"select min({self._time})::timestamp from answer_rows").fetchone()
+        return row[0] if row else None
+
+    def count(self, answer: pa.Table, known_at: dt.datetime) -> int:
+        self._connection.register("answer_rows", answer)
+        return len(self._connection.execute(f"select 1 from answer_rows where {self._until(known_at)}").fetchall())
+
+    def _until(self, known_at: dt.datetime) -> str:
+        return "true" if self._time is None else f"({self._time})::timestamp <= timestamp '{known_at}'"
+
+    def differences(self, whole: pa.Table, cut: pa.Table, known_at: dt.datetime) -> Iterator[Leak]:
+        """The rows up to ``known_at`` in which two answers differ, equal keys compared in the order of their values."""
+        key = [identifier(name) for name in self._key]
+        partition = f"partition by {', '.join(key)}" if key else ""
+        order = f"order by {', '.join(identifier(name) for name in self._others)}" if self._others else ""
+        copies = f"row_number() over ({partition} {order}) as copy"
+        on = " and ".join([*(f"a.{name} is not distinct from b.{name}" for name in key), "a.copy = b.copy"])
+        changed = " or ".join(["a.copy is null", "b.copy is null", *self._differs.values()])
+        self._connection.register("whole_rows", whole)
+        self._connection.register("cut_rows", cut)
+        columns = [
+            *(f"if(a.copy is null, b.{name}, a.{name})" for name in key),
+            "case when a.copy is null then 'whole' when b.copy is null then 'cut' else '' end",
+            *(f"{rule}, a.{identifier(name)}, b.{identifier(name)}" for name, rule in self._differs.items()),
+        ]
+        rows = self._connection.execute(
+            f"""
+            with a as (select *, {copies} from whole_rows where {self._until(known_at)}),
+            b as (select *, {copies} from cut_rows where {self._until(known_at)})
+            select {", ".join(columns)} from a full join b on {on} where {changed} order by all
+            """
+        ).fetchall()
+        for row in rows:
+            values, missing, rest = row[: len(key)], row[len(key)], row[len(key) + 1 :]
+            differs = {
+                name: (rest[3 * n + 1], rest[3 * n + 2])
+                for n, name in enumerate(self._others)
+                if rest[3 * n] and not missing
+            }
+            yield Leak(dict(zip(self._key, values, strict=True)), known_at, differs, missing, ())
+
+
+def find(settings: Settings, name: str) -> str:
+    """The query of a file, or of a dbt model as the last build compiled it. Raises ``LeakCheckError``."""
+    if Path(name).is_file():
+        return Path(name).read_text(encoding="utf-8")
+    compiled = settings.state_dir / "target" / "compiled"
+    files = {file.stem: file for file in compiled.rglob("*.sql") if "/models/" in file.as_posix()}
+    if name not in files:
+        raise LeakCheckError(
+            f"{name} is no file, and " + unknown("model", name, sorted(files), str(compiled))
+            if files
+            else f"there is no file {name}, and no compiled model in {compiled}"
+        )
+    return files[name].read_text(encoding="utf-8")
+
+
+def told(leak: Leak) -> str:
+    """A leak in one line."""
+    row = ", ".join(f"{name} {value}" for name, value in leak.row.items()) or "the row"
+    if leak.missing == "cut":
+        what = "is there only with what became known later"
+    elif leak.missing == "whole":
+        what = "is missing for what became known later"
+    else:
+        what = ", ".join(f"{name} is {said}, and could be {cut}" for name, (said, cut) in leak.differs.items())
+    inputs = ", ".join(leak.inputs) or "several inputs together"
+    return f"{row}: {what}, as known at {leak.known_at} ({inputs})"

@@ -1,0 +1,273 @@
+"""Published versions: which are kept, what changed from one to the next, and pins, which keep one for ever.
+
+    observability.releases ──┬─ those whose snapshot still exists ── DuckLake's change feed ──> what changed
+    observability.pins ──────┘        ^
+            └── mdp maintain keeps these, whatever their age
+
+A pin is a name for a version: of a paper, a backtest, an audit.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import duckdb
+
+from loaders.settings import Settings
+from market_data import bookkeeping, lake, lock
+from market_data.names import unknown
+
+PINS = "create table if not exists lake.observability.pins (name varchar, version bigint)"
+_METADATA = "__ducklake_metadata_lake"
+_NO_CONTENT = ("snapshot_id", "rowid", "change_type", "build_seq", "load_seq", "is_last")
+"""Columns of the change feed that say nothing of what is known."""
+
+
+class NotPublishedError(RuntimeError):
+    """The lake has no published version yet, or not the one that was asked for."""
+
+
+class PinError(ValueError):
+    """A pin of that name exists, or does not."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What changed in a table since the kept version before."""
+
+    added: int
+    """Rows more than before: new facts, and new versions of known ones."""
+    revised: int
+    """Rows that were there and say something else now: as a rule their known_to, since a new version follows."""
+    removed: int
+    """Rows less than before; none but for tables that were made anew by other code."""
+    is_new: bool = False
+    """The table was made, or made anew, since then."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A version that was published and is kept."""
+
+    version: int
+    published_at: dt.datetime
+    """UTC."""
+    loads: int
+    """How many loads it took in since the kept version before."""
+    code_fingerprint: str
+    pins: tuple[str, ...] = ()
+    changes: dict[str, Change] = field(default_factory=dict)
+    """By table, those of canonical and research that changed since the kept version before."""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"published_at": self.published_at.isoformat() + "Z"}
+
+
+def kept_version(connection: duckdb.DuckDBPyConnection, version: int | str) -> int:
+    """The number of a published version that is kept, given as it is or by the name of a pin.
+
+    ``connection`` reads the head. Raises ``NotPublishedError`` where there is none, naming the nearest.
+    """
+    if isinstance(version, str):
+        pinned = pins(connection)
+        if version not in pinned:
+            raise NotPublishedError(unknown("pin", version, pinned, "this lake"))
+        version = pinned[version]
+    rows = connection.execute(
+        "select version, version in (select snapshot_id from lake.snapshots()) from lake.observability.releases"
+    ).fetchall()
+    is_kept = dict(rows)
+    if version not in is_kept:
+        raise NotPublishedError(f"version {version} was not published; the last one is {max(is_kept)}")
+    if not is_kept[version]:
+        kept = [other for other in is_kept if is_kept[other]]
+        earlier = max((other for other in kept if other < version), default=None)
+        later = min((other for other in kept if other > version), default=None)
+        nearest = " and ".join(str(other) for other in (earlier, later) if other is not None)
+        raise NotPublishedError(f"version {version} is not kept any more; the nearest that are: {nearest}")
+    return version
+
+
+def pins(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """The version of each pin, by its name. ``connection`` reads the head."""
+    if not bookkeeping.are_there(connection, ["pins"]):
+        return {}
+    return dict(connection.execute("select name, version from lake.observability.pins order by all").fetchall())
+
+
+def pin(settings: Settings, name: str, version: int | str | None = None) -> int:
+    """Keep a version, by default the last published one, for ever under a name; which it is.
+
+    Waits for the lake's writers' lock. Raises ``PinError`` where the name is taken by another version, and
+    ``NotPublishedError`` where there is no such version.
+    """
+    if not name.strip() or name.strip().isdecimal():
+        raise PinError(f"{name!r} is no name for a pin: a version's number or nothing; say what it is for")
+    with lock.writers_lock(settings), lake.open_for_writing(settings) as connection:
+        pinned = pins(connection)
+        if version is None:
+            row = connection.execute("select max(version) from lake.observability.releases").fetchone()
+            version = row[0] if row else None
+            if version is None:
+                raise NotPublishedError("nothing is published in this lake yet")
+        number = kept_version(connection, version)
+        if pinned.get(name, number) != number:
+            raise PinError(f"{name} pins version {pinned[name]} already; unpin it first, or take another name")
+        if name not in pinned:
+            connection.execute(PINS)
+            connection.execute("insert into lake.observability.pins values (?, ?)", [name, number])
+        return number
+
+
+def unpin(settings: Settings, name: str) -> int:
+    """Take a pin away; the version that it kept, whose age decides from now on. ``PinError`` where there is none."""
+    with lock.writers_lock(settings), lake.open_for_writing(settings) as connection:
+        pinned = pins(connection)
+        if name not in pinned:
+            raise PinError(unknown("pin", name, pinned, "this lake"))
+        connection.execute("delete from lake.observability.pins where name = ?", [name])
+        return pinned[name]
+
+
+def published(connection: duckdb.DuckDBPyConnection, last: int) -> list[Published]:
+    """The last published versions that are kept, newest first, each with what changed since the kept one before.
+
+    ``connection`` reads the head. Costs by what changed between them.
+    """
+    rows = connection.execute(
+        """
+        select version, any_value(published_at), any_value(last_load_seq), any_value(code_fingerprint)
+        from lake.observability.releases
+        where version in (select snapshot_id from lake.snapshots())
+        group by version
+        order by version desc
+        limit ?
+        """,
+        [last + 1],
+    ).fetchall()
+    names: dict[int, tuple[str, ...]] = {}
+    for name, version in pins(connection).items():
+        names[version] = (*names.get(version, ()), name)
+    before_all = (None, None, 0, None)
+    return [
+        Published(
+            version,
+            published_at,
+            loads - (before[2] or 0),
+            code,
+            names.get(version, ()),
+            dict(_changes(connection, before[0], version)),
+        )
+        for (version, published_at, loads, code), before in pairwise([*rows, before_all])
+    ][:last]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A table of a version, as it is stored."""
+
+    schema: str
+    table: str
+    number: int
+    """Tells a table from one made anew under its name."""
+    has_duplicates: bool
+    """Whether it holds records that readers are not shown: repeats of what is known."""
+
+    @property
+    def name(self) -> str:
+        return f"lake.{lake.identifier(self.schema)}.{lake.identifier(self.table)}"
+
+    @property
+    def shown(self) -> str:
+        return "not is_duplicate" if self.has_duplicates else "true"
+
+
+def _changes(connection: duckdb.DuckDBPyConnection, before: int | None, version: int) -> Iterator[tuple[str, Change]]:
+    then = {} if before is None else _tables(connection, before)
+    for name, stored in sorted(_tables(connection, version).items()):
+        earlier = then.get(name)
+        if before is not None and earlier == stored:
+            change = _between(connection, stored, before, version)
+        else:
+            rows = _count(connection, stored, version)
+            more = rows - (_count(connection, earlier, before) if earlier and before is not None else 0)
+            change = Change(max(more, 0), 0, max(-more, 0), is_new=True)
+        if change is not None:
+            yield name, change
+
+
+def _tables(connection: duckdb.DuckDBPyConnection, version: int) -> dict[str, _Stored]:
+    """The tables of a version that people read, by the names that they read them by: canonical ones are views."""
+
+    def alive(table: str) -> str:
+        return f"{table}.begin_snapshot <= {version} and coalesce({table}.end_snapshot > {version}, true)"
+
+    rows = connection.execute(
+        f"""
+        with names as (
+            select schema_id, schema_name from {_METADATA}.ducklake_schema as s where {alive("s")}
+        ),
+
+        views as (
+            select view_name
+            from {_METADATA}.ducklake_view as v
+            inner join names using (schema_id)
+            where schema_name = 'canonical' and {alive("v")}
+        ),
+
+        tables as (
+            select
+                *,
+                if(schema_name = 'versioned', regexp_extract(table_name, '^int_(.*)__versioned$', 1), '') as view_name
+            from {_METADATA}.ducklake_table as t
+            inner join names using (schema_id)
+            where {alive("t")}
+        )
+
+        select
+            if(view_name = '', schema_name || '.' || table_name, 'canonical.' || view_name),
+            schema_name,
+            table_name,
+            table_id,
+            table_id in (select table_id from {_METADATA}.ducklake_column where column_name = 'is_duplicate')
+        from tables
+        where view_name in (select view_name from views)
+            or (schema_name in ('canonical', 'research') and not starts_with(table_name, 'int_'))
+        """
+    ).fetchall()
+    return {name: _Stored(*stored) for name, *stored in rows}
+
+
+def _between(connection: duckdb.DuckDBPyConnection, stored: _Stored, before: int, version: int) -> Change | None:
+    """What changed in a table that stood: rows that came and went again, and those made anew alike, are no change."""
+    place = f"{lake.quoted(stored.schema)}, {lake.quoted(stored.table)}"
+    feed = f"ducklake_table_changes('lake', {place}, {before}, {version})"
+    # The feed begins a version too early, since the snapshot after it may have expired.
+    came, went = connection.execute(
+        f"""
+        with changed as (
+            select
+                columns(name -> name not in {_NO_CONTENT}),
+                sum(if(change_type in ('insert', 'update_postimage'), 1, -1)) as balance
+            from {feed}
+            where snapshot_id > {before} and {stored.shown}
+            group by all
+        )
+
+        select coalesce(sum(balance) filter (balance > 0), 0), -coalesce(sum(balance) filter (balance < 0), 0)
+        from changed
+        """
+    ).fetchall()[0]
+    if not came and not went:
+        return None
+    revised = min(came, went)
+    return Change(int(came - revised), int(revised), int(went - revised))
+
+
+def _count(connection: duckdb.DuckDBPyConnection, stored: _Stored, version: int) -> int:
+    query = f"select count(*) from {stored.name} at (version => {version}) where {stored.shown}"
+    return bookkeeping.scalar(connection, query)
