@@ -66,9 +66,10 @@
 {#-
     The versions of the touched bars: `versions_on_grid`, made of trades, and of the vendor's bars for sessions of which
     no trade is known. `bar_end`: an expression for the period's end; `eligible`: which trades belong to such a bar;
-    `bar_length`: the interval of event time that a bar spans, where it is a fixed one.
+    `bar_length`: the interval of event time that a bar spans, where it is a fixed one; `of_minutes`: a model of minute
+    bars, of which the days of venues that never close are put together (a day of trades is read once, not at each build).
 -#}
-{% macro bar_versions(of_trade, of_bar, bar_interval, bar_end, eligible, bar_length='') %}
+{% macro bar_versions(of_trade, of_bar, bar_interval, bar_end, eligible, bar_length='', of_minutes='') %}
 {%- set dates = changed_dates() -%}
 {%- set in_changed_dates = in_dates('event_date', dates) -%}
 {%- set order = "struct_pack(a := event_time, b := coalesce(sequence, -1), c := coalesce(try_cast(trade_id as hugeint), -1), d := trade_id, e := coalesce(exchange, ''), f := price, g := size)" %}
@@ -140,16 +141,61 @@ trades as (
         and size > 0
         and {{ in_changed_dates }}
         and {{ in_touched_times(of_trade, of_bar, bar_interval, dates, bar_length) }}
+        {{ "and feeds.calendar != 'utc'" if of_minutes }}
 ),
 
-eligible as (
+-- What a bar is put together from, and what each may set.
+pieces as (
     select
-        *,
+        listing_id,
+        period,
+        known_from,
+        known_to,
+        knowledge_lag,
         {{ bar_end }} as bar_end,
-        -- An outer join on an `or` would compare each with each.
-        coalesce(known_to, 'infinity'::timestamp_ns) as known_until
+        {{ order }} as place,
+        case when sets_open_close then price end as open,
+        case when sets_high_low then price end as high,
+        case when sets_high_low then price end as low,
+        case when sets_open_close then price end as close,
+        case when sets_volume then size end as volume,
+        case when sets_volume then price * size end as dollar_volume,
+        sets_volume::bigint as trade_count,
+        case when sets_open_close then event_time end as first_trade_at,
+        case when sets_open_close then event_time end as last_trade_at
     from trades
     where {{ eligible }}
+    {%- if of_minutes %}
+    union all by name
+    select
+        minutes.listing_id,
+        touched.period,
+        minutes.known_from,
+        minutes.known_to,
+        calendar.knowledge_lag,
+        (touched.period + 1)::timestamp_ns as bar_end,
+        struct_pack(a := bar_start, b := -1::bigint, c := -1::hugeint, d := '', e := '', f := 0::double, g := 0::double) as place,
+        minutes.open,
+        minutes.high,
+        minutes.low,
+        minutes.close,
+        minutes.volume,
+        minutes.dollar_volume,
+        minutes.trade_count,
+        minutes.first_trade_at,
+        minutes.last_trade_at
+    from {{ ref(of_minutes) }} as minutes
+    inner join touched on minutes.listing_id = touched.listing_id and minutes.bar_start::date = touched.period
+    inner join (
+        select distinct venue, knowledge_lag::interval as knowledge_lag from feeds where calendar = 'utc'
+    ) as calendar on minutes.venue = calendar.venue
+    where minutes.bar_source = 'trades' and {{ in_dates('minutes.bar_start', dates) }}
+    {%- endif %}
+),
+
+-- An outer join on an `or` would compare each with each.
+eligible as (
+    select *, coalesce(known_to, 'infinity'::timestamp_ns) as known_until from pieces
 ),
 
 first_known as (
@@ -180,18 +226,18 @@ trade_bars as (
         cells.listing_id,
         cells.period,
         cells.known_from,
-        arg_min(price, {{ order }}) filter (sets_open_close) as open,
-        max(price) filter (sets_high_low) as high,
-        min(price) filter (sets_high_low) as low,
-        arg_max(price, {{ order }}) filter (sets_open_close) as close,
-        coalesce(sum(size) filter (sets_volume), 0) as volume,
-        sum(price * size) filter (sets_volume) / sum(size) filter (sets_volume) as vwap,
-        coalesce(sum(price * size) filter (sets_volume), 0) as dollar_volume,
-        count(*) filter (sets_volume) as trade_count,
-        min(event_time) filter (sets_open_close) as first_trade_at,
-        max(event_time) filter (sets_open_close) as last_trade_at,
+        arg_min(open, place) filter (open is not null) as open,
+        max(high) as high,
+        min(low) as low,
+        arg_max(close, place) filter (close is not null) as close,
+        coalesce(sum(volume), 0) as volume,
+        sum(dollar_volume) / sum(volume) as vwap,
+        coalesce(sum(dollar_volume), 0) as dollar_volume,
+        coalesce(sum(trade_count), 0)::bigint as trade_count,
+        min(first_trade_at) as first_trade_at,
+        max(last_trade_at) as last_trade_at,
         'trades' as bar_source,
-        coalesce(bool_or(sets_open_close), false) as is_there
+        coalesce(bool_or(open is not null), false) as is_there
     from cells
     left join eligible
         on cells.listing_id = eligible.listing_id

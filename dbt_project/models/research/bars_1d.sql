@@ -13,7 +13,8 @@ with {{ bar_versions(
     of_bar='bars.session_date',
     bar_interval='1d',
     bar_end="coalesce(close_at, (period + 1)::timestamp_ns)",
-    eligible='is_in_session or is_closing_print'
+    eligible='is_in_session or is_closing_print',
+    of_minutes='bars_1m'
 ) }},
 
 days as (
