@@ -34,6 +34,9 @@ class Outcome:
     restored: bool
     other_code: bool = False
     quarantined: int = 0
+    read_otherwise: tuple[tuple[str, int], ...] = ()
+    """Where the code is other than that of the last version: feeds with loads that their code of today has not read,
+    and how many."""
 
 
 def build(
@@ -94,6 +97,9 @@ def _build(settings: Settings, full_refresh: bool, progress: Progress | None, pr
                         arguments = ["build", "--indirect-selection", "empty", "--select", *affected.nodes]
         project.run(arguments, progress)
         with project.connection() as connection:
+            if full_refresh:
+                bookkeeping.note_readings(connection, "true")
+            read_otherwise = () if same_code else bookkeeping.read_otherwise(connection)
             version = publishing.publish(connection, settings, fingerprint)
             new_loads = publishing.loaded_since(connection, release)
             quarantined = publishing.quarantined_since(connection, release)
@@ -104,6 +110,7 @@ def _build(settings: Settings, full_refresh: bool, progress: Progress | None, pr
             restored=restored,
             quarantined=quarantined,
             other_code=release is not None and not same_code,
+            read_otherwise=read_otherwise,
         )
 
 
@@ -135,6 +142,8 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
         project.run(["run", "--select", *definitions], progress)
         project.run(arguments, progress)
         with project.connection() as connection:
+            if made_anew:
+                bookkeeping.note_readings(connection, "true")
             version = publishing.publish(connection, settings, fingerprint)
             return Outcome(version, new_loads, built=True, restored=False)
 

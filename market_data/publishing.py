@@ -11,7 +11,6 @@ Each step of the head's life is a row of ``observability.runs``: ``started`` and
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from pathlib import Path
 
 import duckdb
 
-from loaders.registry import REGISTRY
 from loaders.settings import Settings
 from market_data import bookkeeping, lake
+from market_data.fingerprints import code_fingerprint as code_fingerprint
 
 UNFINISHED = ("started", "failed")
 SCRATCH = "scratch.duckdb"
@@ -313,13 +312,3 @@ def write_connect_script(settings: Settings, version: int) -> None:
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     draft.write_text(f"-- The published version {version} of this lake, read-only.\n" + "\n".join(statements) + "\n")
     draft.replace(path)
-
-
-def code_fingerprint() -> str:
-    """A hash of the models, macros, tests and seeds that read the records: other code, other fingerprint."""
-    digest = hashlib.sha256()
-    root = REGISTRY.parent.parent
-    for path in sorted(root.rglob("*")):
-        if path.suffix in {".sql", ".yml", ".csv"} and not {"target", "logs", "dbt_packages"} & set(path.parts):
-            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]

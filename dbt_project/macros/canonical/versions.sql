@@ -48,9 +48,16 @@ named_deliveries as (
 ),
 
 {% if is_incremental() -%}
+-- What loads made that are read again in this build (market_data/reprocessing.py).
+withdrawn as (
+    select * from {{ this }} where load_seq < 0
+),
+
 -- A new record can change what earlier records of its key are, and a new delivery what is missing from its scope.
 touched_keys as (
-    select distinct {{ keys }} from {{ new_records }} where load_scope is null
+    select {{ keys }} from {{ new_records }} where load_scope is null
+    union
+    select {{ keys }} from withdrawn where load_scope is null
 ),
 
 touched_scopes as (
@@ -58,11 +65,15 @@ touched_scopes as (
     union
     select feed, load_scope from {{ new_records }} where load_scope is not null
     union
+    select feed, scope from withdrawn where scope is not null
+    union
+    select feed, load_scope from withdrawn where load_scope is not null
+    union
     select feed, scope from named_deliveries where load_seq > {{ mark() }}
 ),
 
 earlier_records as (
-    select * from {{ this }} semi join touched_keys using ({{ keys }}) where scope is null
+    select * from {{ this }} semi join touched_keys using ({{ keys }}) where scope is null and not is_deletion
     union all
     select * from {{ this }} semi join touched_scopes using (feed, scope) where not is_deletion
 ),
