@@ -124,7 +124,7 @@ def _insert_loads(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def note_readings(connection: duckdb.DuckDBPyConnection, condition: str) -> None:
-    """Note that this code reads the loads that a condition chooses; what it says of their numbers stands in its place."""
+    """Note that this code reads the loads that a condition chooses, in place of what was noted of their numbers."""
     chosen = f"from lake.observability.loads where outcome = 'loaded' and {condition}"
     known = fingerprints.by_feed()
     code = pa.table({"feed": list(known), "fingerprint": list(known.values())})

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 from loaders import logs
 from loaders.settings import Settings
-from market_data import bookkeeping, lock, publishing
+from market_data import bookkeeping, fingerprints, lock, publishing
 from market_data.dbt_runs import DEFINITIONS, BuildFailedError, Progress, Project
 
 __all__ = ["BuildFailedError", "Outcome", "Progress", "build", "publish", "verify_tables"]
@@ -74,7 +74,7 @@ def build(
 
 def _build(settings: Settings, full_refresh: bool, progress: Progress | None, project: Project) -> Outcome:
     with lock.writers_lock(settings):
-        fingerprint = publishing.code_fingerprint()
+        fingerprint = fingerprints.code_fingerprint()
         with project.connection() as connection:
             is_head_published = publishing.last_event(connection) == "published"
             restored = publishing.restore_if_unfinished(connection, settings)
@@ -119,7 +119,7 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
 
     Raises ``BuildFailedError`` when a test fails, or when the last dbt run did not end well.
     """
-    project, fingerprint = Project(settings), publishing.code_fingerprint()
+    project, fingerprint = Project(settings), fingerprints.code_fingerprint()
     with lock.writers_lock(settings):
         with project.connection() as connection:
             release = publishing.published(connection)

@@ -5,8 +5,8 @@
     seeds/exchanges.csv: its rows ───┘
 
 A feed's fingerprint is that of what makes records into canonical rows, quarantine and counts, and of no more: another
-feed's staging, a comment, a research table or the choice of loads (macros/building) leaves it as it is. Registry columns
-that no such code names, as how soon a feed is late, are no part of it either.
+feed's staging, a comment, a research table or the choice of loads (macros/building) leaves it as it is. So does a
+column of the registry that no such code names, as how soon a feed is late.
 """
 
 from __future__ import annotations
@@ -98,10 +98,9 @@ def _reached(texts: list[str], macros: Mapping[str, str]) -> list[str]:
 
 def _contracts(directory: Path) -> dict[str, list[tuple[str, str]]]:
     """The columns of each model, as its contract names and types them."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     found: dict[str, list[tuple[str, str]]] = {}
     for path in sorted(directory.rglob("*.yml")):
-        document: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), loader) or {}
+        document: dict[str, Any] = yaml.load(path.read_bytes(), yaml.CSafeLoader) or {}
         for model in document.get("models") or []:
             columns = model.get("columns") or []
             found[model["name"]] = [(column["name"], str(column.get("data_type"))) for column in columns]

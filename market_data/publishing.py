@@ -20,7 +20,6 @@ import duckdb
 
 from loaders.settings import Settings
 from market_data import bookkeeping, lake
-from market_data.fingerprints import code_fingerprint as code_fingerprint
 
 UNFINISHED = ("started", "failed")
 SCRATCH = "scratch.duckdb"

@@ -109,7 +109,7 @@ def _reread(
     quarantined_before: int,
     progress: Progress | None,
 ) -> Outcome:
-    fingerprint = publishing.code_fingerprint()
+    fingerprint = fingerprints.code_fingerprint()
     tables, affected = tables_of(project, feeds), project.affected_by(feeds)
     tests = [node.name for node in project.manifest.nodes.values() if node.resource_type == "test"]
     for part in slices:
@@ -179,7 +179,8 @@ def tables_of(project: Project, feeds: Collection[str]) -> Tables:
     """The tables that read the staged records of these feeds, as dbt knows the project."""
     nodes = project.manifest.nodes
     staging = {name for name, node in nodes.items() if node.config.meta.get("feed") in feeds}
-    versioned, appended = [], []
+    versioned: list[str] = []
+    appended: list[str] = []
     for node in nodes.values():
         if node.config.materialized == "incremental" and staging & set(node.depends_on_nodes):
             group = appended if node.config.incremental_strategy == "append" else versioned
@@ -245,6 +246,7 @@ def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 def _quarantined(connection: duckdb.DuckDBPyConnection, loads: Sequence[Load]) -> int:
     row = connection.execute(
-        "select count(*) from lake.canonical.quarantine where list_contains(?, load_id)", [[load.load_id for load in loads]]
+        "select count(*) from lake.canonical.quarantine where list_contains(?, load_id)",
+        [[load.load_id for load in loads]],
     ).fetchone()
     return int(row[0]) if row else 0

@@ -1,7 +1,7 @@
 """Loads read again: after a change of code, tables become what a lake has that was built anew with it.
 
-    worlds ── read by old, wrong code, in two builds ── build by today's: says so, publishes ── reprocess ── equal to
-           └─ read by today's code, once ─────────────────────────────────────────────────────────────────── this
+worlds ── read by old, wrong code, in two builds ── build by today's: says so, publishes ── reprocess ── equal to
+       └─ read by today's code, once ─────────────────────────────────────────────────────────────────── this
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from worlds.adversarial import draw, files_of
 from worlds.code import Edits, other_code
 from worlds.reference import File
-from worlds.warehouse import TABLES, Warehouse, differences
+from worlds.warehouse import Warehouse, differences
 
 from market_data import build, client, reprocessing
 
@@ -29,12 +29,21 @@ OLD_CODE: Edits = {
     # Good records are refused, bad ones taken; values, times and keys are read otherwise.
     "models/staging/stg_binance_spot.sql": [
         ("'price <= 0 or size <= 0'", "'price = 101 or size < 0'"),
-        ("case buyer_is_maker when 'true' then 'sell' when 'false' then 'buy' end", "case buyer_is_maker when 'true' then 'buy' when 'false' then 'sell' end"),
-        ("{{ epoch_text_to_time('event_time_text') }} as trade_time", "{{ epoch_text_to_time('event_time_text') }} + case when trade_id = '3' then interval '-2 days' else interval '0 days' end as trade_time"),
+        (
+            "case buyer_is_maker when 'true' then 'sell' when 'false' then 'buy' end",
+            "case buyer_is_maker when 'true' then 'buy' when 'false' then 'sell' end",
+        ),
+        (
+            "{{ epoch_text_to_time('event_time_text') }} as trade_time",
+            "{{ epoch_text_to_time('event_time_text') }} - (trade_id = '3')::integer * interval '2 days' as trade_time",
+        ),
     ],
     "models/staging/stg_massive_trades.sql": [
         ("'price <= 0 or size <= 0'", "'size = 0.5'"),
-        ("{{ given('id') }} as trade_id", "case {{ given('id') }} when '2' then '22' else {{ given('id') }} end as trade_id"),
+        (
+            "{{ given('id') }} as trade_id",
+            "case {{ given('id') }} when '2' then '22' else {{ given('id') }} end as trade_id",
+        ),
     ],
     "models/staging/stg_alfred_observations.sql": [
         ("nullif(value_text, '.') as value_text", "nullif(value_text, '3.0') as value_text"),

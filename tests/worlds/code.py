@@ -1,6 +1,6 @@
 """Other code than the checkout's: a copy of the dbt project, changed, for builds of this process.
 
-    other_code(directory, monkeypatch, {"models/staging/stg_x.sql": [("price <= 0", "price < 0")]})
+other_code(directory, monkeypatch, {"models/staging/stg_x.sql": [("price <= 0", "price < 0")]})
 """
 
 from __future__ import annotations
