@@ -37,6 +37,7 @@ TABLES = (
     *(f"research.{table}" for table in RESEARCH),
     "observability.conservation",
     "observability.records_by_kind",
+    "observability.unknown_fields",
 )
 
 

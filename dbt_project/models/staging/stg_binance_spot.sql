@@ -81,7 +81,8 @@ timed as (
     'timed', 'binance_spot', ['trade', 'bookTicker'], [
         refuse_missing("'trade'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'source_time']),
         refuse_missing("'bookTicker'", ['symbol', 'update_id_text', 'bid_price_text', 'bid_size_text', 'ask_price_text', 'ask_size_text', 'event_time']),
-        refuse_retyped("'trade', 'bookTicker'", ['symbol', 'trade_id']),
+        refuse_retyped("'trade', 'bookTicker'", ['symbol']),
+        refuse_retyped("'trade'", ['trade_id']),
         refuse_unreadable("'trade'", ['price', 'size']),
         refuse_unreadable("'bookTicker'", ['update_id', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
         refuse_impossible_time("'trade'", 'source_time'),

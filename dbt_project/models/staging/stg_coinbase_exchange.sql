@@ -59,7 +59,8 @@ typed as (
     'typed', 'coinbase_exchange', ['match', 'last_match', 'ticker'], [
         refuse_missing("'match', 'last_match'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'sequence_text', 'source_time']),
         refuse_missing("'ticker'", ['symbol', 'sequence_text', 'bid_price_text', 'ask_price_text', 'event_time_text', 'source_time']),
-        refuse_retyped("'match', 'last_match', 'ticker'", ['symbol', 'trade_id']),
+        refuse_retyped("'match', 'last_match', 'ticker'", ['symbol']),
+        refuse_retyped("'match', 'last_match'", ['trade_id']),
         refuse_unreadable("'match', 'last_match'", ['price', 'size', 'sequence']),
         refuse_unreadable("'ticker'", ['sequence', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
         refuse_impossible_time("'match', 'last_match', 'ticker'", 'source_time'),
