@@ -144,7 +144,7 @@ def test_who_reads_the_earlier_version_of_a_table_still_can(drifted: Warehouse) 
 
 def test_quarantine_is_listed_and_shown(drifted: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = mdp(drifted, monkeypatch, "quarantine", "list", "--json")
-    groups: list[dict[str, Any]] = [json.loads(line) for line in listed.output.splitlines()]
+    groups: list[dict[str, Any]] = [json.loads(line) for line in listed.stdout.splitlines()]
     assert [(one["reason"], one["records"], one["may_be_read"]) for one in groups] == [
         ("invalid_value", 4, False),
         ("missing_field", 1, False),
@@ -166,7 +166,7 @@ def test_after_a_fix_retry_makes_them_canonical_as_known_from_the_beginning(
     other_code(tmp_path, monkeypatch, FIX)
     done = mdp(drifted, monkeypatch, "quarantine", "retry", "--feed", "binance_spot", "--json")
     assert done.exit_code == 0, done.output
-    told = json.loads(done.output)
+    told = json.loads(done.stdout.splitlines()[-1])
     assert (told["loads"], told["quarantined_before"], told["quarantined"]) == (1, 5, 4)
     # Known from its receipt, and closed by the trade's next version, which had been its first.
     assert drifted.ask(
