@@ -22,6 +22,8 @@ from loaders.settings import Settings
 from market_data import bookkeeping, lake
 
 UNFINISHED = ("started", "failed")
+REPROCESS = "mdp reprocess"
+"""The command of runs that are parts of a whole (market_data/reprocessing.py)."""
 SCRATCH = "scratch.duckdb"
 """Where staging models put the records of a build, in the lake's state directory."""
 
@@ -79,8 +81,18 @@ def note(connection: duckdb.DuckDBPyConnection, run: str, event: str, command: s
 
 
 def last_event(connection: duckdb.DuckDBPyConnection) -> str | None:
-    """The last thing that happened to the head; None in a new lake."""
-    row = connection.execute("select arg_max(event, rowid) from lake.observability.runs").fetchone()
+    """The last thing that happened to the head; None in a new lake. A reprocess is under way until it is published."""
+    row = connection.execute(
+        """
+        select case
+            when max(rowid) filter (command = $reprocess)
+                > coalesce(max(rowid) filter (event in ('published', 'restored')), -1) then 'started'
+            else arg_max(event, rowid)
+        end
+        from lake.observability.runs
+        """,
+        {"reprocess": REPROCESS},
+    ).fetchone()
     return row[0] if row else None
 
 

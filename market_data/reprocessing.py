@@ -199,7 +199,7 @@ def withdraw(connection: duckdb.DuckDBPyConnection, tables: Tables, loads: Seque
     last = publishing.last_load_seq(connection)
     end = last + len(loads)
     with _transaction(connection):
-        publishing.note(connection, "", "started", "mdp reprocess")
+        publishing.note(connection, "", "started", publishing.REPROCESS)
         connection.execute(
             f"""
             update lake.observability.loads
@@ -228,7 +228,6 @@ def withdraw(connection: duckdb.DuckDBPyConnection, tables: Tables, loads: Seque
 def forget(connection: duckdb.DuckDBPyConnection, tables: Tables) -> None:
     """Remove what was withdrawn; every table that follows from it has seen it."""
     with _transaction(connection):
-        publishing.note(connection, "", "started", "mdp reprocess")
         for table in tables.versioned:
             connection.execute(f"delete from lake.{table} where load_seq < 0")
 
