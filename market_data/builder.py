@@ -5,7 +5,7 @@
     the end of the input: one last build, and the end              │ failed: wait, longer and longer
 
 Builds follow each other in one process, so that dbt is loaded and parsed once; what comes while one runs is taken
-together by the next.
+together by the next. Every COMPACT_EVERY builds, where there is anything due, some small files are put together.
 """
 
 from __future__ import annotations
@@ -25,15 +25,22 @@ from typing import Any
 import duckdb
 
 from loaders import logs
-from loaders.settings import Settings, log_style
+from loaders.settings import MIB, Settings, log_style
 from loaders.store import StoreError
-from market_data import build, dbt_runs, lock
+from market_data import build, dbt_runs, lock, maintenance, publishing
 from market_data.dbt_runs import Project
 
 IDLE_SECONDS = 5.0
 LONGEST_WAIT = 60.0
 
-FAILURES = (build.BuildFailedError, lock.LakeBusyError, StoreError, duckdb.Error, OSError)
+COMPACT_EVERY = 5
+"""Builds from one look for small files to the next."""
+MIN_FILES = 10
+"""Files of one table, partition and tier (market_data/maintenance.py) that may be there and stay as they are."""
+COMPACT_SECONDS, COMPACT_BYTES = 0.5, 4 * MIB
+"""After how long no further step begins, and what one takes: records wait for it. `mdp maintain` does the rest."""
+
+FAILURES = (build.BuildFailedError, lock.LakeBusyError, maintenance.MaintenanceError, StoreError, duckdb.Error, OSError)
 """What may pass, or be mended, while loading goes on."""
 
 
@@ -73,6 +80,8 @@ class Builder:
             if outcome.built and self.built == 1:
                 gc.freeze()  # what dbt knows of the project stays, and need not be looked at again and again
                 gc.set_threshold(50_000, 20, 50)
+            if outcome.built and self.built % COMPACT_EVERY == 0:
+                self._compact(project)
         except FAILURES as error:
             dbt_runs.close()  # a connection that has failed may go on failing
             self.failed += 1
@@ -80,6 +89,12 @@ class Builder:
             self.report({"event": "failed", "failures": reasons, "attempts": self.failed, "wait": self._pause()})
             return False
         return True
+
+    def _compact(self, project: Project) -> None:
+        """Put small files together, of which each build adds some, beside readers; a little at a time."""
+        with lock.writers_lock(self.settings), project.connection() as connection:
+            if maintenance.compact(connection, min_files=MIN_FILES, at_once=COMPACT_BYTES, seconds=COMPACT_SECONDS):
+                publishing.publish_again(connection, self.settings)
 
     def _pause(self) -> float:
         return min(LONGEST_WAIT, 2.0 ** min(self.failed - 1, 10))

@@ -223,7 +223,7 @@ def _tell(outcome: Any) -> None:
     )
 
 
-@main.command(hidden=True)  # not for use yet: see DECISIONS.md
+@main.command()
 @click.option(
     "--keep-days", type=click.FloatRange(min=0), help="Keep every version this long [default: MDP_KEEP_DAYS, 7]."
 )
@@ -238,10 +238,10 @@ def _tell(outcome: Any) -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 def maintain(keep_days: float | None, grace_hours: float, dry_run: bool) -> None:
-    """Merge small files, expire old versions and remove files that nobody needs.
+    """Put small files together, expire old versions and remove files that nobody needs.
 
     Readers and their versions stay as they are. Kept are the last version of each UTC day, pinned ones, and all of the
-    last seven days. Where a build failed or is not published yet, files are not merged, and the rest is done.
+    last seven days. Where a build failed or is not published yet, files are left as they are, and the rest is done.
     """
     from market_data import maintenance, output
 

@@ -24,6 +24,8 @@ import yaml
 from loaders.registry import REGISTRY
 
 PROJECT = REGISTRY.parent.parent
+BOOK_CODE = ("books.py", "book_builds.py")
+"""Modules of this package that a model calls: they are code of models too."""
 _COMMENT = re.compile(r"\{#.*?#\}|--[^\n]*", re.DOTALL)
 _MACRO = re.compile(r"\{%-?\s*macro\s+(\w+)\s*\(.*?\{%-?\s*endmacro\s*-?%\}", re.DOTALL)
 _WORD = re.compile(r"\w+")
@@ -32,10 +34,12 @@ _LISTING = "staging_models"
 
 
 def code_fingerprint() -> str:
-    """A hash of the models, macros, tests and seeds that read the records: other code, other fingerprint."""
+    """A hash of the models, macros, tests, seeds and modules that make tables: other code, other fingerprint."""
     digest = hashlib.sha256()
+    for name in BOOK_CODE:
+        digest.update((Path(__file__).parent / name).read_bytes() + b"\0")
     for path in sorted(PROJECT.rglob("*")):
-        if path.suffix in {".sql", ".yml", ".csv"} and not {"target", "logs", "dbt_packages"} & set(path.parts):
+        if path.suffix in {".sql", ".py", ".yml", ".csv"} and not {"target", "logs", "dbt_packages"} & set(path.parts):
             digest.update(str(path.relative_to(PROJECT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

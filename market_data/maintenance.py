@@ -1,24 +1,24 @@
 """Maintenance: few large files instead of many small ones, and no versions, files and leavings that nobody needs.
 
-    catalog's file counts ── compact ──> flush inlined rows, rewrite files with deletions, merge small files
-                                            │ the same rows, read back before and after
-                                            v
-                                         published again, as a new version
+    catalog's file counts ── due ──> rows of small files ── copied, sorted ──> one file ── the same rows? ──> committed
+                                                                                    └── no ──> rolled back
+                                         published again, as a new version <──────────────────────────┘
     releases, pins ── keep ──> expire all other snapshots ──> clean up: by age, what no kept snapshot needs
 
-DuckLake keeps the snapshot that each row came with: older versions stay readable. Row ids stay too, but for sorted
-tables, where a merge numbers rows anew, in every version alike; hence files are compacted only where the head is the
-published version, so that no change between the two (publishing.restore) goes by an older number. Merges go in tiers,
-as log-structured storage does: files are merged with files of about their size, so that a row is rewritten once per
-tier, and a file of the last tier or above never again.
+To compact is to delete the rows of some files and to insert them again, in one transaction: plain SQL, which DuckLake
+partitions and sorts. The files of older versions stay as they are until those versions expire, the rows are proven
+before the commit, and a restore takes it back like any other change. (DuckLake's own merge replaces the files of every
+version at once.) Files go together in tiers, as in log-structured storage: with files of about their size, so that a
+row is rewritten once per tier, and a file above the last tier never again, unless a good part of it is deleted.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 import duckdb
@@ -28,15 +28,15 @@ from loaders.settings import MIB, Settings
 from market_data import bookkeeping, lake, lock, publishing
 
 TIERS = (0, MIB, 8 * MIB, 64 * MIB)
-"""Bounds, in bytes, between which files are merged with each other; larger ones are left alone."""
-TARGET_BYTES = 128 * MIB
-"""At most about what one merge reads and writes, which bounds its memory."""
-FLUSH_ROWS = 1000
-"""Rows of one table that the catalog itself may hold (DuckLake inlines small inserts) before they go to a file."""
+"""Bounds, in bytes of rows that are there, between which files are put together; larger ones are left alone."""
 DELETED_SHARE = 0.25
 """Share of deleted rows from which a file is rewritten: every row is then paid for by a third of a deletion at most."""
-SMALL_REWRITE_BYTES = 64 * MIB
-"""Files with deletions are rewritten whatever their share, where those of one table are no more than this together."""
+AT_ONCE = 256 * MIB
+"""How much one step reads and writes at most, and the size of the largest file that it takes."""
+FLUSH_ROWS = 1000
+"""Rows of one table that the catalog itself may hold (DuckLake inlines small inserts) before they go to a file."""
+IN_ORDER = frozenset({"observability.runs"})
+"""Tables whose row ids tell the order of their rows: their files stay."""
 MEMORY = "2GB"
 """What DuckDB may use in `maintain`; sorting goes to disk beyond it."""
 EXPIRED_AT_ONCE = 1000
@@ -47,25 +47,23 @@ ORPHAN_AGE = dt.timedelta(days=1)
 """How old a file must be that the catalog does not know: longer than the longest build."""
 
 _CATALOG = "__ducklake_metadata_lake"
-_COMPACTIONS = ("merge_adjacent", "rewrite_delete", "inline_flush")
-"""What ``ducklake_snapshot_changes`` calls the snapshots that compaction makes."""
 
 
 class MaintenanceError(RuntimeError):
-    """After a step of compaction a table has not the same rows; nothing was published, and a person must look."""
+    """A step of compaction would have changed a table's rows: it was rolled back, and a person must look."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One step of compaction: of one table, the files that are due, by their names without the directories."""
+    """One step of compaction, of one table."""
 
     kind: str
-    """``flush``, ``rewrite`` or ``merge``."""
+    """``flush``: rows and deletions that the catalog holds go to files; ``join``: files of one partition and tier
+    become one; ``retire``: files of which every row is deleted are read no more."""
     schema: str
     table: str
-    bound: float
-    """Of a merge the tier's lower bound in bytes; of a rewrite the share of deleted rows; of a flush 0."""
     files: tuple[str, ...]
+    """Names without directories."""
     bytes: int
 
     @property
@@ -82,13 +80,6 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Compacted:
-    """What compaction changed: of each such table its files before and after."""
-
-    tables: dict[str, tuple[Files, Files]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Maintained:
     """What maintenance did, or with ``dry_run`` would do."""
 
@@ -100,6 +91,7 @@ class Maintained:
     due: tuple[Task, ...]
     """With ``dry_run``: what compaction would begin with."""
     tables: dict[str, tuple[Files, Files]]
+    """The tables that were compacted: their files before and after."""
     kept: int
     expired: int
     removed: int
@@ -111,38 +103,28 @@ class Maintained:
     why_no_orphans: str | None
 
 
-def compact(connection: duckdb.DuckDBPyConnection, settings: Settings, *, min_files: int) -> Compacted | None:
-    """Merge files of a table, of one partition and one tier, where there are more than ``min_files`` of them.
+def compact(
+    connection: duckdb.DuckDBPyConnection, *, min_files: int, at_once: int = AT_ONCE, seconds: float = math.inf
+) -> list[Task]:
+    """Put files of a table together, of one partition and one tier, where there are more than ``min_files`` of them.
 
-    Rewrites files with many deleted rows, and flushes rows that the catalog holds, as well. Costs a few queries to
-    the catalog where nothing is due, and then, or where the head is not the published version, returns None.
-    The caller holds the writers' lock, and publishes with ``publishing.publish_again`` what this returns. Raises
-    ``MaintenanceError`` when a table's rows are not the same; of a merge no restore can take that back.
+    Rewrites files with many deleted rows and flushes rows that the catalog holds, as well. What a tier gets from the
+    one below is due the next time. ``at_once`` bounds, in bytes, what one step reads and the files that it takes; after
+    so many ``seconds`` no further step begins. Costs a few queries to the catalog where nothing is due. The caller
+    holds the writers' lock and publishes what was done, with ``publishing.publish_again``, if that is anything. Raises
+    ``MaintenanceError``, with nothing changed by that step, when rows would not be the same. Does nothing where
+    ``why_not`` knows why.
     """
-    if why_not(connection) is not None:
-        return None
-    release = publishing.published(connection)
-    assert release is not None  # noqa: S101 - why_not has looked
-    due = tasks(connection, min_files)
-    if not due:
-        return Compacted() if _is_compacted_since(connection, release) else None
-    before = census(connection)
-    done: set[tuple[str, str, float]] = set()
-    with _target_file_size(connection):
-        while due:  # what one merge makes may be due in the next tier
-            for task in due:
-                done.add((task.kind, task.name, task.bound))
-                try:
-                    _carry_out(connection, task)
-                except MaintenanceError:
-                    publishing.note(connection, "", "failed", f"compaction of {task.name}")
-                    publishing.restore(connection, settings)
-                    raise
-                failpoints.reach("after-compaction")
-            due = [task for task in tasks(connection, min_files) if (task.kind, task.name, task.bound) not in done]
-    after = census(connection)
-    changed = {name: (files, after[name]) for name, files in before.items() if after[name] != files}
-    return Compacted(changed) if changed or _is_compacted_since(connection, release) else None
+    done: list[Task] = []
+    deadline = time.monotonic() + seconds
+    if why_not(connection) is None:
+        for task in tasks(connection, min_files, at_once):
+            if time.monotonic() > deadline:
+                break
+            _carry_out(connection, task)
+            done.append(task)
+            failpoints.reach("after-compaction")
+    return done
 
 
 def why_not(connection: duckdb.DuckDBPyConnection) -> str | None:
@@ -158,13 +140,29 @@ def why_not(connection: duckdb.DuckDBPyConnection) -> str | None:
     return None
 
 
-def tasks(connection: duckdb.DuckDBPyConnection, min_files: int) -> list[Task]:
-    """What is due, by the catalog's counts: first flushes, then rewrites, then merges from the lowest tier up."""
-    return [*_flushes(connection), *_file_tasks(connection, min_files)]
+def tasks(connection: duckdb.DuckDBPyConnection, min_files: int, at_once: int = AT_ONCE) -> list[Task]:
+    """What is due, by the catalog's counts: flushes, then what files there are to retire or join, by size."""
+    return [*_flushes(connection, min_files), *_file_tasks(connection, min_files, at_once)]
 
 
-def _flushes(connection: duckdb.DuckDBPyConnection) -> Iterator[Task]:
-    inlined: dict[tuple[str, str], list[str]] = {}
+def _flushes(connection: duckdb.DuckDBPyConnection, min_files: int) -> Iterator[Task]:
+    """Tables of which the catalog holds many rows, or deletions of many files: those files wait for this.
+
+    DuckLake 1.5.5 would not drop such a file with its last row, and a flush after its end would give back, in versions
+    before the flush, what was deleted.
+    """
+    deletions = connection.execute(
+        f"""
+        select schema_name, table_name
+        from ({_inlined_deletions(connection)}) as deletions
+        inner join {_CATALOG}.ducklake_data_file as f using (data_file_id)
+        inner join {_CATALOG}.ducklake_table as t on f.table_id = t.table_id and t.end_snapshot is null
+        inner join {_CATALOG}.ducklake_schema as s on t.schema_id = s.schema_id and s.end_snapshot is null
+        group by all
+        having count(*) > {min_files}
+        """
+    ).fetchall()
+    inlined: dict[tuple[str, str], int] = dict.fromkeys(deletions, 0)
     for schema, table, name in connection.execute(
         f"""
         select schema_name, t.table_name, i.table_name
@@ -174,28 +172,21 @@ def _flushes(connection: duckdb.DuckDBPyConnection) -> Iterator[Task]:
         order by all
         """
     ).fetchall():
-        inlined.setdefault((schema, table), []).append(name)
-    for (schema, table), names in inlined.items():
-        rows = sum(bookkeeping.scalar(connection, f"select count(*) from {_CATALOG}.{name}") for name in names)
-        if rows > FLUSH_ROWS:
-            yield Task("flush", schema, table, 0, tuple(names), 0)
+        rows = bookkeeping.scalar(connection, f"select count(*) from {_CATALOG}.{name}")
+        inlined[schema, table] = inlined.get((schema, table), 0) + rows
+    for (schema, table), rows in inlined.items():
+        if rows > FLUSH_ROWS or (schema, table) in deletions:
+            yield Task("flush", schema, table, (), 0)
 
 
-def _file_tasks(connection: duckdb.DuckDBPyConnection, min_files: int) -> list[Task]:
+def _file_tasks(connection: duckdb.DuckDBPyConnection, min_files: int, at_once: int) -> list[Task]:
     tiers = ", ".join(f"({low}, {high})" for low, high in pairwise(TIERS))
     rows = connection.execute(
         f"""
         with deletions as (
-            select data_file_id, sum(delete_count) as deleted, bool_or(end_snapshot is null) as is_live
+            select data_file_id, sum(delete_count) as deleted
             from {_CATALOG}.ducklake_delete_file
-            group by data_file_id
-            union all
-            {_inlined_deletions(connection)}
-        ),
-
-        per_file as (
-            select data_file_id, sum(deleted) filter (where is_live) as deleted
-            from deletions
+            where end_snapshot is null
             group by data_file_id
         ),
 
@@ -203,10 +194,10 @@ def _file_tasks(connection: duckdb.DuckDBPyConnection, min_files: int) -> list[T
             select
                 schema_name,
                 table_name,
+                data_file_id,
                 parse_filename(path) as file,
                 file_size_bytes as bytes,
                 coalesce(deleted, 0) / greatest(record_count, 1) as share,
-                per_file.data_file_id is not null as was_deleted_from,
                 concat_ws('/', partition_id, partition) as part
             from {_CATALOG}.ducklake_data_file as f
             inner join (
@@ -215,56 +206,50 @@ def _file_tasks(connection: duckdb.DuckDBPyConnection, min_files: int) -> list[T
             inner join (
                 select schema_id, schema_name from {_CATALOG}.ducklake_schema where end_snapshot is null
             ) using (schema_id)
-            left join per_file using (data_file_id)
+            left join deletions using (data_file_id)
+            anti join ({_inlined_deletions(connection)}) as inlined using (data_file_id)
             left join (
                 select data_file_id, string_agg(concat(partition_value), '/' order by partition_key_index) as partition
                 from {_CATALOG}.ducklake_file_partition_value
                 group by data_file_id
             ) using (data_file_id)
-            where f.end_snapshot is null
+            where f.end_snapshot is null and file_size_bytes <= {at_once}
         ),
 
-        rewritten as (
+        tiered as (
             select
-                schema_name, table_name,
-                if(sum(bytes) <= {SMALL_REWRITE_BYTES} and count(*) > {min_files}, 0, {DELETED_SHARE}) as bound
+                *,
+                share >= {DELETED_SHARE} and bytes >= {MIB} as is_crumbling,
+                sum(bytes) over (
+                    partition by schema_name, table_name, part, low order by data_file_id
+                    rows between unbounded preceding and 1 preceding
+                ) as bytes_before
             from live
-            where share > 0
-            group by all
-        ),
-
-        mergeable as (
-            select schema_name, table_name, low as bound, part, list(file) as files, sum(bytes) as bytes
-            from live
-            inner join (values {tiers}) as tiers (low, high) on bytes >= low and bytes < high
-            where not was_deleted_from
-            group by all
-            having count(*) > 1
+            left join (values {tiers}) as tiers (low, high)
+                on bytes * (1 - share) >= low and bytes * (1 - share) < high
+            where share < 1 and not list_contains({sorted(IN_ORDER)}, schema_name || '.' || table_name)
         )
 
-        select 'rewrite', schema_name, table_name, bound, list(file), sum(bytes)
+        select 'retire', schema_name, table_name, list(file order by data_file_id), 0
         from live
-        inner join rewritten using (schema_name, table_name)
-        where share > 0 and share >= bound
-        group by all
-        having bound = 0 or sum(bytes) >= {MIB}
+        where share >= 1
+        group by schema_name, table_name
+        having count(*) > {min_files}
         union all
-        select 'merge', schema_name, table_name, bound, flatten(list(files)), sum(bytes)
-        from mergeable
-        group by all
-        having max(len(files)) > {min_files}
-        order by 1 desc, 4, 2, 3
+        select 'join', schema_name, table_name, list(file order by data_file_id), sum(bytes)
+        from tiered
+        group by
+            schema_name, table_name, part, low, coalesce(bytes_before, 0) // {at_once}, low is null and not is_crumbling
+        having (low is not null and count(*) > {min_files}) or bool_or(is_crumbling)
+        order by 5, 1, 2, 3, 4
         """
     ).fetchall()
-    return [
-        Task(kind, schema, table, float(bound), tuple(files), int(size))
-        for kind, schema, table, bound, files, size in rows
-    ]
+    return [Task(kind, schema, table, tuple(files), int(size)) for kind, schema, table, files, size in rows]
 
 
 def _inlined_deletions(connection: duckdb.DuckDBPyConnection) -> str:
-    """SQL for the deletions of a few rows, which DuckLake keeps in the catalog, in a table made at the first."""
-    queries = ["select null::bigint, null::bigint, false where false"]
+    """SQL for the files of which a few rows are deleted by the catalog, in a table that DuckLake makes at the first."""
+    queries = ["select null::bigint as data_file_id where false"]
     for (table,) in connection.execute(
         f"select table_id from {_CATALOG}.ducklake_table where end_snapshot is null"
     ).fetchall():
@@ -273,60 +258,66 @@ def _inlined_deletions(connection: duckdb.DuckDBPyConnection) -> str:
             connection.execute(f"from {source} limit 0")
         except duckdb.CatalogException:
             continue
-        queries.append(f"select file_id, count(*), true from {source} group by file_id")
-    return " union all ".join(queries)
+        queries.append(f"select file_id from {source}")
+    return " union ".join(queries)
 
 
 def _carry_out(connection: duckdb.DuckDBPyConnection, task: Task) -> None:
-    """One step, and the proof that the rows of the files it touched are the same."""
-    schema, table = lake.quoted(task.schema), lake.quoted(task.table)
-    statement = {
-        "flush": f"call ducklake_flush_inlined_data('lake', schema_name => {schema}, table_name => {table})",
-        "rewrite": f"call ducklake_rewrite_data_files('lake', {table}, schema => {schema},"
-        f" delete_threshold => {task.bound})",
-        "merge": f"call ducklake_merge_adjacent_files('lake', {table}, schema => {schema},"
-        f" min_file_size => {int(task.bound)}, max_file_size => {_upper(task.bound)})",
-    }[task.kind]
-    files = _files(connection, task)
-    names = set(task.files)
-    touched = {path for path in files if path.rpartition("/")[2] in names}
-    if task.kind == "flush":
-        touched |= names
-    rows = _checksum(connection, task, touched)
-    connection.execute(statement)
-    now = _files(connection, task)
-    if _checksum(connection, task, (touched & now) | (now - files)) != rows:
-        raise MaintenanceError(
-            f"{task.kind} changed rows of {task.name}, by a defect of DuckLake or of its files. What the change feed"
-            " knows of was taken back, and nothing was published: compare the table with a lake built anew from raw"
-        )
+    """One step, committed where the rows are the same: those of its files before, and of what took their place after.
+
+    Rows that the catalog holds count as such on both sides; all other files are neither read nor written.
+    """
+    table = f"lake.{lake.identifier(task.schema)}.{lake.identifier(task.table)}"
+    files, names = _files(connection, task), set(task.files)
+    mine = [path for path in files if path.rpartition("/")[2] in names]
+    others = [path for path in files if path.rpartition("/")[2] not in names]
+    schema, name = lake.quoted(task.schema), lake.quoted(task.table)
+    connection.execute("begin")
+    try:
+        before = _rows(connection, table, others)
+        if task.kind == "join":
+            _write_again(connection, table, _listed(mine))
+        elif task.kind == "retire":
+            connection.execute(
+                f"call ducklake_rewrite_data_files('lake', {name}, schema => {schema}, delete_threshold => 1)"
+            )
+        else:
+            connection.execute(
+                f"call ducklake_flush_inlined_data('lake', schema_name => {schema}, table_name => {name})"
+            )
+        if _rows(connection, table, others) != before:
+            raise MaintenanceError(
+                f"compacting {task.name} would have changed its rows, by a defect of DuckLake or of its files; nothing"
+                " was changed. Compare the table with a lake built anew from raw"
+            )
+        connection.execute("commit")
+    except BaseException:
+        connection.execute("rollback")
+        raise
 
 
-def _upper(low: float) -> int:
-    return next(bound for bound in TIERS if bound > low)
+def _write_again(connection: duckdb.DuckDBPyConnection, table: str, files: str) -> None:
+    """Insert the rows of some files into the table again, and delete them from where they are."""
+    connection.execute(f"insert into {table} select * from {table} where filename in ({files})")
+    connection.execute(f"delete from {table} where filename in ({files})")
 
 
-def _files(connection: duckdb.DuckDBPyConnection, task: Task) -> set[str]:
+def _files(connection: duckdb.DuckDBPyConnection, task: Task) -> list[str]:
     rows = connection.execute(
         f"select data_file from ducklake_list_files('lake', {lake.quoted(task.table)}, schema =>"
         f" {lake.quoted(task.schema)})"
     ).fetchall()
-    return {path for (path,) in rows}
+    return [path for (path,) in rows]
 
 
-def _checksum(connection: duckdb.DuckDBPyConnection, task: Task, files: Iterable[str]) -> tuple[object, ...] | None:
-    """Number and sum of hashes of the rows in some files of a table, without the deleted.
+def _rows(connection: duckdb.DuckDBPyConnection, table: str, but: list[str]) -> tuple[object, ...] | None:
+    """Number and sum of hashes of the rows of a table that are not in these files."""
+    where = f"where filename not in ({_listed(but)})" if but else ""
+    return connection.execute(f"select count(*), sum(hash(*columns(*))) from {table} {where}").fetchone()
 
-    With the row ids of bookkeeping, which tell the order of events.
-    """
-    listed = ", ".join(lake.quoted(file) for file in sorted(files))
-    if not listed:
-        return (0, None)
-    ids = "rowid, " if task.schema == "observability" else ""
-    return connection.execute(
-        f"select count(*), sum(hash({ids}*columns(*))) from lake.{lake.identifier(task.schema)}."
-        f"{lake.identifier(task.table)} where filename in ({listed})"
-    ).fetchone()
+
+def _listed(files: list[str]) -> str:
+    return ", ".join(lake.quoted(file) for file in files)
 
 
 def census(connection: duckdb.DuckDBPyConnection) -> dict[str, Files]:
@@ -341,22 +332,6 @@ def census(connection: duckdb.DuckDBPyConnection) -> dict[str, Files]:
         """
     ).fetchall()
     return {name: Files(int(count), int(size or 0)) for name, count, size in rows}
-
-
-def _is_compacted_since(connection: duckdb.DuckDBPyConnection, release: publishing.Release) -> bool:
-    """Whether an earlier compaction was killed before it was published."""
-    kinds = " or ".join(f"contains(changes_made, '{kind}')" for kind in _COMPACTIONS)
-    query = f"select count(*) from {_CATALOG}.ducklake_snapshot_changes where snapshot_id > {release.version}"
-    return bookkeeping.scalar(connection, f"{query} and ({kinds})") > 0
-
-
-@contextmanager
-def _target_file_size(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    connection.execute(f"set ducklake_target_file_size = '{TARGET_BYTES}B'")
-    try:
-        yield
-    finally:
-        connection.execute("reset ducklake_target_file_size")
 
 
 def maintain(
@@ -377,13 +352,12 @@ def maintain(
     days = settings.keep_days if keep_days is None else keep_days
     with lock.writers_lock(settings), lake.open_for_writing(settings) as connection:
         bookkeeping.create_tables(connection)
-        spill = settings.state_dir / "spill"
         connection.execute(f"set memory_limit = '{MEMORY}'")
-        connection.execute(f"set temp_directory = {lake.quoted(str(spill))}")
+        connection.execute(f"set temp_directory = {lake.quoted(str(settings.state_dir / 'spill'))}")
         why_not_compacted = why_not(connection)
         due = tasks(connection, min_files) if dry_run and why_not_compacted is None else []
-        compacted = None if dry_run else compact(connection, settings, min_files=min_files)
-        if compacted is not None:
+        tables = {} if dry_run else _compact_all(connection, min_files)
+        if tables:
             failpoints.reach("before-publication")
             publishing.publish_again(connection, settings)
             failpoints.reach("after-publication")
@@ -394,10 +368,10 @@ def maintain(
         release = publishing.published(connection)
     return Maintained(
         version=release.version if release else None,
-        published=compacted is not None,
+        published=bool(tables),
         why_not_compacted=why_not_compacted,
         due=tuple(due),
-        tables=compacted.tables if compacted else {},
+        tables=tables,
         kept=kept,
         expired=expired,
         removed=removed,
@@ -405,6 +379,16 @@ def maintain(
         orphans=orphans,
         why_no_orphans=why_no_orphans,
     )
+
+
+def _compact_all(connection: duckdb.DuckDBPyConnection, min_files: int) -> dict[str, tuple[Files, Files]]:
+    """Compact until no tier has anything due; the tables concerned, with their files before and after."""
+    before = census(connection)
+    names: set[str] = set()
+    for _ in TIERS:  # what one tier gets from the one below may be due with it
+        names |= {task.name for task in compact(connection, min_files=min_files)}
+    after = census(connection) if names else {}
+    return {name: (before[name], after[name]) for name in sorted(names)}
 
 
 def kept_versions(connection: duckdb.DuckDBPyConnection, keep_days: float) -> set[int]:

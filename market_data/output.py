@@ -162,7 +162,7 @@ def show_maintenance(done: Maintained, screen: Console, *, dry_run: bool) -> Non
     if done.why_not_compacted:
         say(f"files were left as they are: {done.why_not_compacted}")
     for task in done.due:
-        what = f"{_count(len(task.files), 'file')} of {task.bytes:,} bytes" if task.bytes else "rows in the catalog"
+        what = f"{_count(len(task.files), 'file')} of {task.bytes:,} bytes" if task.files else "rows in the catalog"
         say(f"would {task.kind} {task.name}: {what}")
     for name, (before, after) in sorted(done.tables.items()):
         size = f"{before.bytes:,} to {after.bytes:,} bytes"

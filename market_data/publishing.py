@@ -27,6 +27,9 @@ REPROCESS = "mdp reprocess"
 SCRATCH = "scratch.duckdb"
 """Where staging models put the records of a build, in the lake's state directory."""
 
+SLICE_RECORDS = 2_000_000
+"""Records that a build of `mdp` reads at once, which bounds its memory; a longer backlog is built in slices."""
+
 _AT = "begin_snapshot <= $version and coalesce(end_snapshot > $version, true)"
 _OF_TABLE = f"""
     table_id = (
@@ -119,6 +122,28 @@ def last_processed(connection: duckdb.DuckDBPyConnection) -> int:
     return bookkeeping.scalar(connection, "select max(load_seq) from lake.observability.progress")
 
 
+def window_end(connection: duckdb.DuckDBPyConnection, most_records: int | None) -> int:
+    """The last load that a build reads: the last there is, or the last of those that hold no more than so many records.
+
+    They are counted from the last load processed; one is read in any case.
+    """
+    last = last_load_seq(connection)
+    if most_records is None:
+        return last
+    done = last_processed(connection)
+    return done + bookkeeping.scalar(
+        connection,
+        f"""
+        select coalesce(max(load_seq) filter (records_so_far <= {most_records}), min(load_seq)) - {done}
+        from (
+            select load_seq, sum(if(outcome = 'loaded', records, 0)) over (order by load_seq) as records_so_far
+            from lake.observability.loads
+            where load_seq > {done}
+        )
+        """,
+    )
+
+
 def is_up_to_date(connection: duckdb.DuckDBPyConnection, release: Release) -> bool:
     """Whether the head is the published version, and nothing but refusals has come since."""
     return last_event(connection) in ("published", "restored") and loaded_since(connection, release) == 0
@@ -148,14 +173,14 @@ def feeds_since(connection: duckdb.DuckDBPyConnection, release: Release) -> set[
     return {feed for (feed,) in rows}
 
 
-def pass_over(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> None:
-    """Let these models have come to the last load, since none of the loads since is for them.
+def pass_over(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], end: int) -> None:
+    """Let these models have come to a load, since none of the loads up to it is for them.
 
     Models that this code does not know stay where they are: other code may know them again.
     """
     connection.execute(
         "update lake.observability.progress set load_seq = ? where list_contains(?, model)",
-        [last_load_seq(connection), list(tables)],
+        [end, list(tables)],
     )
 
 

@@ -30,8 +30,8 @@ from market_data.dbt_runs import Progress, Project
 
 log = logging.getLogger(__name__)
 
-SLICE_RECORDS = 2_000_000
-"""Records that are read at once; a larger load is a slice of its own."""
+SLICE_RECORDS = publishing.SLICE_RECORDS
+"""Records that are read at once, no more than a build reads; a larger load is a slice of its own."""
 SLICE_LOADS = 1_000
 MODELS = ["build", "--indirect-selection", "empty"]
 for _kind in ("test", "unit_test", "seed"):
@@ -117,7 +117,7 @@ def _reread(
             withdraw(connection, tables, part)
             has_staged = publishing.has_staged(settings)
             if has_staged:
-                publishing.pass_over(connection, affected.passed_over)
+                publishing.pass_over(connection, affected.passed_over, publishing.last_load_seq(connection))
         chosen = [name for name in affected.nodes if name not in tests]
         project.run([*MODELS, *(["--select", *chosen] if has_staged else [])], progress)
         with project.connection() as connection:

@@ -95,13 +95,18 @@ def binance_stream(seed: int, pair: Pair) -> Iterator[Record]:
             f'"b":{_binance_levels(bids)},"a":{_binance_levels(asks)}'
         )
         text = f'{received} {{"stream":"{low}@depth@100ms","data":{{{data}}}}}'.encode()
-        yield Record(text, Fate.UNREAD, symbol=symbol, received=received)
+        levels_changed = len(bids) + len(asks)
+        yield Record(
+            text, Fate.CANONICAL, "book_updates", symbol, (symbol, update), received=received, levels=levels_changed
+        )
         first_update = update
         if second == 0:
             received = receive(event)
             levels = f'"bids":{_binance_levels(book.bids)},"asks":{_binance_levels(book.asks)}'
             text = f'{received} {{"lastUpdateId":{update},{levels}}}'.encode()
-            yield Record(text, Fate.UNREAD, symbol=symbol, received=received)
+            whole = len(book.bids) + len(book.asks)
+            key = (symbol, "snapshot", update)
+            yield Record(text, Fate.CANONICAL, "book_updates", symbol, key, received=received, levels=whole)
 
 
 def _binance_levels(levels: Mapping[int, int]) -> str:
@@ -189,7 +194,7 @@ def binance(seed: int) -> Iterator[Parcel]:
                 for position, record in enumerate(tail)
                 if name in OVERLAPPING
             ]
-            tail = [record for record in records if record.fate is Fate.CANONICAL][-OVERLAP:]
+            tail = [record for record in records if record.table in ("trades", "quotes")][-OVERLAP:]
             own = planted(records, BINANCE_PLANTINGS.get(name, {}))
             parcel = capture(
                 path,

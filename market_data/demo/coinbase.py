@@ -40,9 +40,9 @@ def coinbase_stream(seed: int, pair: Pair) -> Iterator[Record]:
     volume = 900_000 * pair.lot * 1_000
     received = START
 
-    def message(body: str, fate: Fate, table: str = "", number: int = 0, size: int = 0) -> Record:
+    def message(body: str, fate: Fate, table: str = "", number: int = 0, size: int = 0, levels: int = 0) -> Record:
         text = f"{_seconds(received)}: {body}".encode()
-        return Record(text, fate, table, symbol, (symbol, number), size, received=received)
+        return Record(text, fate, table, symbol, (symbol, number), size, received=received, levels=levels)
 
     def receive(event: int, latency: int = 20 * MILLISECOND) -> int:
         return max(received + 1_000, (event + latency + dice.below(40 * MILLISECOND)) // 1_000 * 1_000)
@@ -81,7 +81,9 @@ def coinbase_stream(seed: int, pair: Pair) -> Iterator[Record]:
             fate = Fate.CANONICAL if second == 0 else Fate.DUPLICATE
             received = receive(start, latency=2 * MILLISECOND)
             levels = f'"asks":{_coinbase_levels(book.asks)},"bids":{_coinbase_levels(book.bids)}'
-            yield message(f'{{"type":"snapshot","product_id":"{symbol}",{levels}}}', Fate.UNREAD)
+            body = f'{{"type":"snapshot","product_id":"{symbol}",{levels}}}'
+            whole = len(book.bids) + len(book.asks)
+            yield message(body, Fate.CANONICAL, "book_updates", received, levels=whole)
             received += 20_000
             yield message(ticker, fate, "quotes", sequence)
             received += 20_000
@@ -103,7 +105,10 @@ def coinbase_stream(seed: int, pair: Pair) -> Iterator[Record]:
             yield message(
                 f'{{"type":"l2update","product_id":"{symbol}","changes":[{",".join(changes)}],'
                 f'"time":"{_clock(event)}"}}',
-                Fate.UNREAD,
+                Fate.CANONICAL,
+                "book_updates",
+                received,
+                levels=len(changes),
             )
             trade_id, sequence = trade_id + 1, sequence + 1 + dice.below(30)
             match, ticker, size = print_trade(event, sized=second >= CUTS[1])

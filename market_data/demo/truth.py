@@ -64,6 +64,8 @@ class Record(NamedTuple):
     cancelled: bool = False
     versions: int = 1
     """How many canonical versions the record makes: a membership with an end makes two."""
+    levels: int = 0
+    """Of an order book's message: how many levels it changes, each of which is a key of its own."""
     received: int = 0
     """Captures: receive time, ns since the epoch."""
     reason: str = ""
@@ -263,7 +265,8 @@ class Tally:
             fates[record.fate] += 1
             if record.fate is Fate.CANONICAL:
                 made[record.table] += 1
-                self._note(parcel.feed, venue, record, record.versions, record.cancelled)
+                for key in _keys(record):
+                    self._note(parcel.feed, venue, record._replace(key=key), record.versions, record.cancelled)
             elif record.fate is Fate.DUPLICATE:
                 self._check_known(parcel, record)
             elif record.fate is Fate.QUARANTINED:
@@ -325,5 +328,11 @@ class Tally:
         self._versions[record.table] += versions
 
     def _check_known(self, parcel: Parcel, record: Record) -> None:
-        if (parcel.feed, *record.key) not in self._newest.get(record.table, {}):
-            raise AssertionError(f"{parcel.path}: {record.key} is repeated before it was first seen")
+        for key in _keys(record):
+            if (parcel.feed, *key) not in self._newest.get(record.table, {}):
+                raise AssertionError(f"{parcel.path}: {record.key} is repeated before it was first seen")
+
+
+def _keys(record: Record) -> list[tuple[str | int, ...]]:
+    """The keys of a record's facts: its own, or one for each level."""
+    return [(*record.key, level) for level in range(record.levels)] if record.levels else [record.key]

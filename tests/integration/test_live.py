@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from worlds.streams import FEED, numbered, produce, wait_for
+from worlds.streams import FEED, Message, numbered, produce, wait_for
 
 from loaders.settings import Settings
 from market_data import client, live, lock
@@ -65,6 +65,23 @@ class Live:
     def send(self, count: int) -> None:
         produce(self.server.bootstrap, self.topic, numbered(self.sent, count, self.partitions))
         self.sent += count
+
+    def send_book(self, *messages: dict[str, Any]) -> None:
+        """Send what a venue says of a book, and a trade."""
+        values = [json.dumps(message).encode() for message in messages]
+        produce(self.server.bootstrap, self.topic, [Message(value, b"BTCUSDT") for value in values])
+        self.send(1)
+
+    def book(self) -> dict[str, Any] | None:
+        """The last book in the published version."""
+        time.sleep(0.5)
+        with client.connect(settings=self.settings) as connection:
+            query = (
+                "select update_id, is_valid, bid_prices, ask_prices from canonical.book_snapshots"
+                " order by event_time desc limit 1"
+            )
+            found: list[dict[str, Any]] = connection.sql(query).arrow.to_pylist()
+        return found[0] if found else None
 
     def rows(self) -> int:
         """Trades in the published version, each once. Asked for now and then: it takes what builds need."""
@@ -152,6 +169,18 @@ def test_what_is_sent_is_published_whatever_ends_meanwhile(run: Live) -> None:
             run.send(100)
         run.arrive()
         run.until(lambda now: "failure" not in now["builder"]["build"], "a build that goes well")
+
+        # Books go on from build to build.
+        delta = {"e": "depthUpdate", "E": int(time.time() * 1000), "s": "BTCUSDT", "a": []}
+        run.send_book(
+            {"lastUpdateId": 10, "bids": [["99", "1"]], "asks": [["101", "1"]]},
+            {**delta, "U": 11, "u": 12, "b": [["98", "2"]]},
+        )
+        book = {"update_id": 12, "is_valid": True, "bid_prices": [99.0, 98.0], "ask_prices": [101.0]}
+        wait_for(lambda: run.book() == book, "a book", PATIENCE)
+        run.send_book({**delta, "U": 13, "u": 13, "b": [["99", "0"]]})
+        wait_for(lambda: run.book() == {**book, "update_id": 13, "bid_prices": [98.0]}, "the next book", PATIENCE)
+        run.arrive()
 
         # Told to leave, with all its processes at once, it publishes what it has read.
         run.send(10)

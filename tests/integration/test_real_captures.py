@@ -156,9 +156,13 @@ def start_of_day_in_new_york(date: dt.date) -> dt.datetime:
 def test_binance_is_counted(forward: Loaded, captures: Path) -> None:
     kinds = Counter(kind for kind, _, _ in binance_messages(captures))
     assert kinds == {"bookTicker": 28_040, "trade": 9_757, "depthUpdate": 3_451, "snapshot": 1}
-    assert forward.ask(CONSERVED + " where feed = 'binance_spot'") == [(41_249, 9_757 + 28_040, 0, 0, 0, 3_452)]
+    assert forward.ask(CONSERVED + " where feed = 'binance_spot'") == [(41_249, sum(kinds.values()), 0, 0, 0, 0)]
     assert forward.ask("select count(*) from canonical.trades where venue = 'binance'") == [(9_757,)]
     assert forward.ask("select count(*) from canonical.quotes where venue = 'binance'") == [(28_040,)]
+    messages = [data for kind, _, data in binance_messages(captures) if kind in ("depthUpdate", "snapshot")]
+    levels = sum(len(data.get(name, ())) for data in messages for name in ("b", "a", "bids", "asks"))
+    assert levels == 124_090 + 2_000
+    assert forward.ask("select count(*) from canonical.book_updates where venue = 'binance'") == [(levels,)]
     ((total,),) = forward.ask("select sum(size::decimal(18, 8)) from canonical.trades where venue = 'binance'")
     assert total == Decimal("212.03315000")
 
@@ -240,12 +244,13 @@ def test_coinbase_is_counted_and_sides_are_the_aggressors(forward: Loaded, captu
     kinds = Counter(kind for kind, _, _ in messages)
     assert (kinds["match"], kinds["last_match"], kinds["blank"]) == (97, 10, 2)
     control = sum(kinds[kind] for kind in ("subscribe", "subscriptions", "connect", "blank"))
-    unread = kinds["l2update"] + kinds["snapshot"]
-    made = kinds["match"] + kinds["last_match"] + kinds["ticker"]
-    assert len(messages) == made + control + unread
-    assert forward.ask(CONSERVED + " where feed = 'coinbase_exchange'") == [
-        (len(messages), made, 0, 0, control, unread)
-    ]
+    assert (kinds["l2update"], kinds["snapshot"]) == (9_719, 10)
+    made = sum(kinds[kind] for kind in ("match", "last_match", "ticker", "l2update", "snapshot"))
+    assert len(messages) == made + control
+    assert forward.ask(CONSERVED + " where feed = 'coinbase_exchange'") == [(len(messages), made, 0, 0, control, 0)]
+    levels = sum(len(message.get(name, ())) for kind, _, message in messages if kind in ("l2update", "snapshot")
+                 for name in ("bids", "asks", "changes"))  # fmt: skip
+    assert forward.ask("select count(*) from canonical.book_updates where venue = 'coinbase'") == [(levels,)]
     turned = {"buy": "sell", "sell": "buy"}
     expected = {}
     for position, (kind, received, message) in enumerate(messages, start=1):
@@ -276,6 +281,31 @@ def test_recorded_streams_are_of_known_formats(forward: Loaded) -> None:
     ) == [("1", True)]
     assert forward.ask("select distinct schema_version from canonical.trades where venue = 'binance'") == [("1",)]
     assert forward.ask("select feed, field from observability.schema_drift order by all") == []
+
+
+# Pairs of both venues
+
+
+def test_pairs_are_instruments_of_their_venue_from_their_first_record_on(forward: Loaded, captures: Path) -> None:
+    made = {message["product_id"] for kind, _, message in coinbase_messages(captures) if kind in ("match", "ticker")}
+    pairs = {("coinbase", product, *product.split("-")) for product in made} | {("binance", "BTCUSDT", "BTC", "USDT")}
+    named = forward.ask(
+        "select venue, symbol, base_currency, quote_currency, instrument_id, known_to"
+        " from canonical.instruments where asset_class = 'crypto'"
+    )
+    assert {row[:4] for row in named} == pairs
+    assert all(row[4:] == (f"{row[0]}:{row[1]}", None) for row in named)
+    first_known = (
+        "select listing_id, min(known_from) from (select listing_id, known_from from canonical.trades"
+        " union all select listing_id, known_from from canonical.quotes) group by listing_id"
+    )
+    meant = forward.ask(
+        "select listing_id, instrument_id, known_from from canonical.symbology where venue in ('binance', 'coinbase')"
+    )
+    assert sorted(meant) == sorted((listing, listing, known) for listing, known in forward.ask(first_known))
+    assert forward.ask(
+        "select count(*) from observability.unnamed_listings where venue in ('binance', 'coinbase')"
+    ) == [(0,)]
 
 
 # ALFRED
@@ -386,8 +416,8 @@ def test_every_load_is_conserved(forward: Loaded, captures: Path) -> None:
     assert by_file[GDP_2025] == (raw[GDP_2025] - again, again, 0, 0, 0)
     assert by_file["massive_splits.json"] == (10, 0, 0, 0, 0)
     assert by_file["massive_dividends.json"] == (10, 0, 0, 0, 0)
-    assert by_file["massive_ticker_events_META.json"] == (0, 0, 0, 0, 2)
-    assert by_file["openfigi_mapping_IBM.json"] == (0, 0, 0, 0, 198)
+    assert by_file["massive_ticker_events_META.json"] == (2, 0, 0, 0, 0)
+    assert by_file["openfigi_mapping_IBM.json"] == (198, 0, 0, 0, 0)
     assert by_file["sp500_ticker_start_end.csv"] == (raw["sp500_ticker_start_end.csv"], 0, 0, 0, 0)
 
 

@@ -31,7 +31,7 @@ import pytest
 from market_data.demo import Delivery, Truth, generate
 from market_data.demo.crypto import STREAMS
 
-CONTENT_HASH = "899dc7b91ad207586d5e722c175ba6afcfbc6aa81454e25691a75b3cc923a946"
+CONTENT_HASH = "b01416de69c6baa8d2ecaa230630ab87790876ac62bae28a6e5bb1aa38876407"
 NEW_YORK = ZoneInfo("America/New_York")
 DAY = 86_400 * 10**9
 
@@ -251,6 +251,8 @@ class Seen(NamedTuple):
     cancelled: bool = False
     reason: str = ""
     ends: bool = False
+    levels: int = 1
+    """Of an order book's message: each level is a key of its own."""
 
 
 def bad(reason: str) -> Seen:
@@ -308,7 +310,9 @@ def binance_line(line: bytes) -> Seen:
     except json.JSONDecodeError:
         return bad("malformed_json")
     if "lastUpdateId" in message:
-        return Seen("unread")
+        levels = message["bids"] + message["asks"]
+        key = ("snapshot", message["lastUpdateId"])
+        return Seen("book_updates", key, levels, (received,), levels=len(levels))
     data, stream = message["data"], message["stream"]
     symbol = data.get("s")
     if stream.endswith("@bookTicker"):
@@ -323,7 +327,12 @@ def binance_line(line: bytes) -> Seen:
         facts = (data["T"], data.get("p"), data.get("q"), data["m"])
         known = (max(event, received),)
         return bad(reason) if reason else Seen("trades", (symbol, data["t"]), facts, known, Decimal(data["q"]))
-    return {"depthUpdate": Seen("unread"), "serverShutdown": Seen("control")}.get(data.get("e"), bad("unknown_kind"))
+    if data.get("e") == "depthUpdate":
+        levels = data["b"] + data["a"]
+        event = data["E"] * (1_000 if data["E"] > 10**14 else 1_000_000)
+        facts = (data["E"], data["U"], levels)
+        return Seen("book_updates", (symbol, data["u"]), facts, (max(event, received),), levels=len(levels))
+    return Seen("control") if data.get("e") == "serverShutdown" else bad("unknown_kind")
 
 
 def coinbase_line(line: bytes) -> Seen:
@@ -340,8 +349,13 @@ def coinbase_line(line: bytes) -> Seen:
     except json.JSONDecodeError:
         return bad("malformed_json")
     kind = message["type"]
-    if kind in ("snapshot", "l2update"):
-        return Seen("unread")
+    if kind == "snapshot":
+        levels = message["bids"] + message["asks"]
+        return Seen("book_updates", (message["product_id"], received), levels, (received,), levels=len(levels))
+    if kind == "l2update":
+        changes = message["changes"]
+        key = (message["product_id"], message["time"], str(changes))
+        return Seen("book_updates", key, changes, (received,), levels=len(changes))
     if kind in ("subscribe", "subscriptions", "heartbeat", "error"):
         return Seen("control")
     if kind not in ("match", "last_match", "ticker"):
@@ -416,7 +430,11 @@ def element(feed: str, found: dict[str, Any], path: Path) -> Seen:
             return bad("invalid_value")
         key = (found["ticker"], "dividend", found["ex_dividend_date"], found["dividend_type"])
         return Seen("corporate_actions", key, sorted(found.items()), ("", delivered))
-    return Seen("control" if "warning" in found else "unread")
+    if feed == "massive_ticker_events":
+        return Seen("ticker_changes", (path.name, found["date"]), found["ticker_change"], ("", delivered))
+    if "warning" in found:
+        return Seen("control")
+    return Seen("figi_listings", (path.name, found["figi"]), sorted(found.items()), ("", delivered))
 
 
 def elements(feed: str, document: Any) -> Iterator[dict[str, Any]]:
@@ -500,9 +518,9 @@ def recount(world: tuple[Path, Truth]) -> Recount:
             loads[path]["duplicates" if same else f"canonical {table}"] += 1
             if not same:
                 ended_at_once = table == "universe_membership" and seen.ends and not earlier
-                result.versions[table] += 2 if ended_at_once else 1
+                result.versions[table] += 2 if ended_at_once else seen.levels
                 earlier.append(seen.content)
-        result.keys[table] += 1
+        result.keys[table] += versions[-1][2].levels
         for path in deletions.get(key, []):
             loads[path]["deletions"] += 1
             result.versions[table] += 1

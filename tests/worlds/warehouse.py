@@ -28,13 +28,30 @@ from market_data.build import Outcome as BuildOutcome
 from market_data.build import build
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CANONICAL = ("trades", "quotes", "bars", "macro_observations", "corporate_actions", "universe_membership")
+CANONICAL = (
+    "trades",
+    "quotes",
+    "book_updates",
+    "bars",
+    "macro_observations",
+    "corporate_actions",
+    "universe_membership",
+)
 RESEARCH = ("bars_1m", "bars_1d", "macro_series")
+MASTERS = ("symbology", "instruments")
+SNAPSHOTS = ("ticker_changes", "figi_listings")
 COUNTERS = {"load_seq", "build_seq", "loaded_at"}
 TABLES = (
-    *(f"canonical.{table}" for table in (*CANONICAL, "quarantine")),
+    *(f"canonical.{table}" for table in (*CANONICAL, "book_snapshots", "quarantine")),
     *(f"versioned.int_{table}__versioned" for table in CANONICAL),
+    *(f"canonical.{table}" for table in MASTERS),
+    *(f"versioned.int_{table}__versioned" for table in (*MASTERS, *SNAPSHOTS)),
+    *(f"snapshots.{table}" for table in SNAPSHOTS),
+    "versioned.int_listings",
+    "versioned.int_last_trades",
     *(f"research.{table}" for table in RESEARCH),
+    "versioned.int_book_states",
+    "observability.book_gaps",
     "observability.conservation",
     "observability.records_by_kind",
     "observability.unknown_fields",

@@ -2,10 +2,11 @@
     What a build's tests look at: what was written since the published version, so that testing costs by what is new. A
     model says in its meta which of its rows follow from which changed ones:
 
-        test_scope: {column: event_time, of: dates, changed: event_date, in: [int_trades__versioned]}
+        test_scope: {column: bar_start, of: dates, changed: event_date, in: [int_trades__versioned]}
 
-    `of: dates` compares a date or time column with literal dates, by which files are pruned; `of: values` any other
-    column. `in` names versioned models, or `loads` for the loads themselves. With the var test_everything (`mdp verify
+    `of: dates` compares a date or time column with literal dates, by which files are pruned; `of: times` a time column with
+    the first and the last time that changed on each date, which in a live build are seconds of a long day; `of: values` any
+    other column. `in` names versioned models, or `loads` for the loads themselves. With the var test_everything (`mdp verify
     --tables`), in a full refresh, and for models without a scope, tests see every row.
 -#}
 {% macro get_where_subquery(relation) -%}
@@ -30,14 +31,31 @@
     {%- set scope = found[0] -%}
     {%- set published = ask_value("select published_load_seq from raw.main.build_window", 0) -%}
     {%- set values = [] -%}
+    {%- set what = "unnest([min(" ~ scope.changed ~ "), max(" ~ scope.changed ~ ")])" if scope.of == 'times'
+        else "distinct (" ~ scope.changed ~ ")" -%}
     {%- for table in scope['in'] if table == 'loads' or adapter.get_relation('lake', 'versioned', table) -%}
         {%- set changed = "lake.observability.loads where load_seq > " if table == 'loads'
             else "lake.versioned." ~ table ~ " where build_seq > " -%}
         {%- do values.extend(ask_values(
-            "select distinct (" ~ scope.changed ~ ")::varchar as changed from " ~ changed ~ published
+            "select " ~ what ~ "::varchar as changed from " ~ changed ~ published
+            ~ (" group by " ~ scope.changed ~ "::date" if scope.of == 'times' else '')
         ) | select | list) -%}
     {%- endfor -%}
-    {{- return(in_dates(scope.column, values) if scope.of == 'dates' else in_values(scope.column, values)) -}}
+    {%- if scope.of == 'values' -%}{{- return(in_values(scope.column, values)) -}}{%- endif -%}
+    {{- return(in_dates(scope.column, values) if scope.of == 'dates' else in_times(scope.column, values)) -}}
+{%- endmacro %}
+
+{#- Whether a time column lies between the first and the last of the times, date by date. -#}
+{% macro in_times(column, times) -%}
+    {%- set spans = {} -%}
+    {%- for time in times | sort -%}
+        {%- do spans.update({time[:10]: (spans.get(time[:10], (time, time))[0], time)}) -%}
+    {%- endfor -%}
+    {%- set conditions = [] -%}
+    {%- for first, last in spans.values() -%}
+        {%- do conditions.append("(" ~ column ~ " >= '" ~ first ~ "' and " ~ column ~ " <= '" ~ last ~ "')") -%}
+    {%- endfor -%}
+    {{- return("(" ~ conditions | join(' or ') ~ ")" if conditions else "false") -}}
 {%- endmacro %}
 
 {#- Whether a column has one of the values, as literals. -#}

@@ -102,7 +102,7 @@ deliveries as (
         select * from named_deliveries
         where (feed, scope) in (select (feed, scope) from all_records where scope is not null)
     )
-    where feed in (select feed from {{ ref('feeds') }} where delivery_scope in ('day', 'full'))
+    where feed in (select feed from {{ ref('feeds') }} where delivery_scope in ('day', 'full', 'key'))
 ),
 
 -- A key that a later delivery of its scope lacks was deleted by it.
@@ -193,14 +193,20 @@ lives as (
 ),
 
 {% else -%}
-said as (
-    select
-        *,
-        list(content_hash) over (
-            partition by {{ keys }}, delivered_at, load_id order by {{ as_delivered }}
-            rows between unbounded preceding and unbounded following
-        ) as said_in_delivery
+said_in_deliveries as (
+    select {{ keys }}, delivered_at, load_id, list(content_hash order by {{ as_delivered }}) as said_in_delivery
     from shared
+    where is_delivered
+    group by {{ keys }}, delivered_at, load_id
+),
+
+said as (
+    select shared.*, said_in_delivery
+    from shared
+    left join said_in_deliveries
+        on {% for column in key %}shared.{{ column }} = said_in_deliveries.{{ column }}
+        and {% endfor %}shared.load_id = said_in_deliveries.load_id
+        and shared.delivered_at is not distinct from said_in_deliveries.delivered_at
 ),
 
 {% endif -%}
@@ -282,4 +288,20 @@ changed as (
     from versions
     where was is distinct from struct_pack(known_from, known_to, revision, is_duplicate, first_copy)
 )
+{%- endmacro %}
+
+{#- The listings of records that are read again in this build: what was summed up of them may hold what is withdrawn. -#}
+{% macro withdrawn_listings(tables) -%}
+    {%- if not execute or not is_incremental() -%}{{- return([]) -}}{%- endif -%}
+    {%- set withdrawn = [] -%}
+    {%- for table in tables -%}
+        {%- do withdrawn.append("select listing_id from " ~ ref('int_' ~ table ~ '__versioned') ~ " where load_seq < 0") -%}
+    {%- endfor -%}
+    {{- return(ask_values(withdrawn | join(" union "))) -}}
+{%- endmacro %}
+
+{#- Before the insert, in its transaction: they are summed up anew, and may not be there any more. -#}
+{% macro forget_withdrawn_listings(tables) -%}
+    {%- set listings = withdrawn_listings(tables) -%}
+    {{- return("delete from " ~ this ~ " where " ~ in_values('listing_id', listings) if listings else "select 1") -}}
 {%- endmacro %}

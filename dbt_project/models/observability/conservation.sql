@@ -6,11 +6,14 @@
     post_hook="{{ note_progress() }}"
 ) }}
 
-{%- set tables = ['trades', 'quotes', 'bars', 'corporate_actions', 'universe_membership', 'macro_observations'] %}
+{%- set tables = [
+    'trades', 'quotes', 'book_updates', 'bars', 'corporate_actions', 'universe_membership', 'macro_observations',
+    'ticker_changes', 'figi_listings'
+] %}
 {%- set is_touched = is_touched_load(tables) %}
 
 with loads as (
-    select * from {{ source('lake', 'loads') }} where outcome = 'loaded'
+    select * from {{ source('lake', 'loads') }} where outcome = 'loaded' and load_seq <= {{ window_end() }}
 ),
 
 -- A record counts once however many rows it makes, as canonical if any of them is.

@@ -5,6 +5,12 @@
     'buyer_is_maker': 'm', 'update_id_text': 'u', 'bid_price_text': 'b', 'bid_size_text': 'B', 'ask_price_text': 'a',
     'ask_size_text': 'A'
 } %}
+{%- set depth_members = {
+    'event_time_text': 'E', 'first_update_id_text': 'U', 'bids_text': 'bids', 'asks_text': 'asks',
+    'last_id_text': 'lastUpdateId'
+} %}
+{%- set depth_kinds = "'depthUpdate', 'depthSnapshot', 'partialDepth'" %}
+{%- set is_depth = 'kind in (' ~ depth_kinds ~ ')' %}
 {%- set combined = {'stream': 'stream', 'last_update_id': 'lastUpdateId'} %}
 {%- set bare = {'stream': 'stream', 'last_update_id': 'lastUpdateId'} %}
 {%- for column, field in members.items() %}
@@ -17,7 +23,7 @@ with source as (
 ),
 
 decoded as (
-    select {{ envelope() }}, payload, {{ utf8_text('payload') }} as text from source
+    select {{ envelope() }}, payload, {{ header('instrument') }} as recorded, {{ utf8_text('payload') }} as text from source
 ),
 
 parsed as (
@@ -41,6 +47,7 @@ typed as (
         {{ envelope({'2': 'length(event_time_text) between 15 and 17'}) }},
         payload,
         text,
+        recorded,
         symbol,
         trade_id,
         case
@@ -65,28 +72,78 @@ typed as (
         try_cast(ask_price_text as double) as ask_price,
         try_cast(ask_size_text as double) as ask_size,
         update_id_text,
-        {{ whole_number('update_id_text') }} as update_id,
+        stream,
         -- The buyer being the maker, the aggressor sold.
         case buyer_is_maker when 'true' then 'sell' when 'false' then 'buy' end as side,
         {{ epoch_text_to_time('event_time_text') }} as trade_time
     from named
 ),
 
--- bookTicker has no clock of its own: the time of receipt is the only one.
+-- What only messages of the order book have. With the stream's envelope or without, as above.
+deepened as (
+    select
+        *,
+        case
+            when {{ is_depth }} and stream is not null then {{ json_fields('text', depth_members, within='/data') }}
+            when {{ is_depth }} then {{ json_fields('text', depth_members) }}
+        end as depth
+    from typed
+),
+
+-- bookTicker and snapshots have no clock of their own: the time of receipt is the only one. Snapshots do not name the symbol
+-- either: the stream, the record's key or the capture's name says it.
 timed as (
-    select *, case kind when 'bookTicker' then source_time else trade_time end as event_time from typed
+    select
+        * replace (
+            case
+                when symbol is null and {{ is_depth }}
+                    then upper(coalesce(nullif(split_part(stream, '@', 1), ''), instrument, recorded))
+                else symbol
+            end as symbol,
+            case when kind = 'depthUpdate' then depth[1] else event_time_text end as event_time_text,
+            coalesce(update_id_text, depth[5]) as update_id_text
+        ),
+        case
+            when kind in ('bookTicker', 'depthSnapshot', 'partialDepth') then source_time
+            when kind = 'depthUpdate' then {{ epoch_text_to_time('depth[1]') }}
+            else trade_time
+        end as event_time,
+        {{ whole_number('coalesce(update_id_text, depth[5])') }} as update_id,
+        depth[2] as first_update_id_text,
+        {{ whole_number('depth[2]') }} as first_update_id,
+        case kind
+            when 'depthUpdate' then 'full'
+            when 'depthSnapshot' then 'full'
+            when 'partialDepth' then regexp_extract(stream, '@(depth[0-9]+)', 1)
+        end as book,
+        kind in ('depthSnapshot', 'partialDepth') as is_snapshot,
+        coalesce(depth[3], case when kind = 'depthUpdate' then bid_price_text end) as bids_text,
+        coalesce(depth[4], case when kind = 'depthUpdate' then ask_price_text end) as asks_text
+    from deepened
+),
+
+levelled as (
+    select *, {{ book_levels('bids_text', 'asks_text') }} as levels from timed
 ),
 
 {{ judged(
-    'timed', 'binance_spot', ['trade', 'bookTicker'], [
+    'levelled', 'binance_spot', ['trade', 'bookTicker', 'depthUpdate', 'depthSnapshot', 'partialDepth'], [
         refuse_missing("'trade'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'source_time']),
+        refuse_missing("'depthUpdate'", ['event_time_text', 'source_time']),
         refuse_missing("'bookTicker'", ['symbol', 'update_id_text', 'bid_price_text', 'bid_size_text', 'ask_price_text', 'ask_size_text', 'event_time']),
         refuse_retyped("'trade', 'bookTicker'", ['symbol']),
         refuse_retyped("'trade'", ['trade_id']),
         refuse_unreadable("'trade'", ['price', 'size']),
         refuse_unreadable("'bookTicker'", ['update_id', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
-        refuse_impossible_time("'trade'", 'source_time'),
-        refuse_impossible_values("'trade'", 'price <= 0 or size <= 0', 'price, size')
+        refuse_impossible_time("'trade', 'depthUpdate'", 'source_time'),
+        refuse_impossible_values("'trade'", 'price <= 0 or size <= 0', 'price, size'),
+        refuse_missing(depth_kinds, ['symbol', 'update_id_text', 'bids_text', 'asks_text', 'event_time']),
+        refuse_missing("'depthUpdate'", ['first_update_id_text']),
+        refuse_unreadable(depth_kinds, ['update_id']),
+        refuse_unreadable("'depthUpdate'", ['first_update_id']),
+        refuse_unusable_levels(depth_kinds),
+        refuse_impossible_values(depth_kinds, 'update_id not between 0 and 1000000000000000000', 'update_id'),
+        refuse_impossible_values("'depthUpdate'", 'first_update_id not between 0 and update_id', 'first_update_id, update_id')
     ]
 ) }}
 
@@ -103,5 +160,9 @@ select
     bid_size,
     ask_price,
     ask_size,
-    update_id
+    update_id,
+    first_update_id,
+    book,
+    is_snapshot,
+    levels
 from judged

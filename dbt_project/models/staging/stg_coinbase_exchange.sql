@@ -51,12 +51,39 @@ typed as (
         try_cast(ask_size_text as double) as ask_size,
         -- The side is the maker's: the aggressor took the other one.
         case maker_side when 'sell' then 'buy' when 'buy' then 'sell' end as side,
-        {{ iso_text_to_time('event_time_text') }} as event_time
+        {{ iso_text_to_time('event_time_text') }} as trade_time
     from named
 ),
 
+-- A snapshot of the book has no clock of its own: the time of receipt is the only one.
+timed as (
+    select
+        *,
+        case kind when 'snapshot' then source_time else trade_time end as event_time,
+        case
+            when kind in ('snapshot', 'l2update')
+                then {{ json_fields('text', {'bids_text': 'bids', 'asks_text': 'asks', 'changes_text': 'changes'}) }}
+        end as depth
+    from typed
+),
+
+levelled as (
+    select
+        *,
+        depth[1] as bids_text,
+        depth[2] as asks_text,
+        depth[3] as changes_text,
+        case kind when 'snapshot' then 'full' when 'l2update' then 'full' end as book,
+        kind = 'snapshot' as is_snapshot,
+        case kind
+            when 'snapshot' then {{ book_levels('depth[1]', 'depth[2]') }}
+            when 'l2update' then {{ book_changes('depth[3]') }}
+        end as levels
+    from timed
+),
+
 {{ judged(
-    'typed', 'coinbase_exchange', ['match', 'last_match', 'ticker'], [
+    'levelled', 'coinbase_exchange', ['match', 'last_match', 'ticker', 'snapshot', 'l2update'], [
         refuse_missing("'match', 'last_match'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'sequence_text', 'source_time']),
         refuse_missing("'ticker'", ['symbol', 'sequence_text', 'bid_price_text', 'ask_price_text', 'event_time_text', 'source_time']),
         refuse_retyped("'match', 'last_match', 'ticker'", ['symbol']),
@@ -64,7 +91,12 @@ typed as (
         refuse_unreadable("'match', 'last_match'", ['price', 'size', 'sequence']),
         refuse_unreadable("'ticker'", ['sequence', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
         refuse_impossible_time("'match', 'last_match', 'ticker'", 'source_time'),
-        refuse_impossible_values("'match', 'last_match'", 'price <= 0 or size <= 0', 'price, size')
+        refuse_impossible_values("'match', 'last_match'", 'price <= 0 or size <= 0', 'price, size'),
+        refuse_missing("'snapshot', 'l2update'", ['symbol', 'source_time']),
+        refuse_missing("'snapshot'", ['bids_text', 'asks_text']),
+        refuse_missing("'l2update'", ['changes_text', 'event_time_text']),
+        refuse_impossible_time("'l2update'", 'source_time'),
+        refuse_unusable_levels("'snapshot', 'l2update'")
     ]
 ) }}
 
@@ -81,5 +113,8 @@ select
     bid_price,
     bid_size,
     ask_price,
-    ask_size
+    ask_size,
+    book,
+    is_snapshot,
+    levels
 from judged

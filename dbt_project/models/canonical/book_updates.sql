@@ -1,0 +1,1 @@
+{{ shown_versions('int_book_updates__versioned') }}

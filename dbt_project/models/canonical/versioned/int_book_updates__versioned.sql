@@ -1,0 +1,87 @@
+{{ config(
+    unique_key=['load_seq', 'source_position', 'slot'],
+    partitioned_by=['book_date'],
+    sorted_by=['listing_id', 'book', 'book_order']
+) }}
+
+with binance_messages as (
+    select
+        *,
+        null::bigint as sequence,
+        -- The venue numbers what it says: the same number is the same message.
+        case when is_snapshot then 'snapshot/' else 'update/' end || update_id as message_id,
+        event_time::date as book_date,
+        2 * update_id + is_snapshot::bigint as book_order
+    from {{ unseen('stg_binance_spot') }}
+    where kind in ('depthUpdate', 'depthSnapshot', 'partialDepth') and disposition = 'modelled'
+),
+
+coinbase_messages as (
+    select
+        *,
+        null::bigint as update_id,
+        null::bigint as first_update_id,
+        -- Without numbers, a message is what it says and when, and its place is that of its receipt.
+        case when is_snapshot then 'snapshot/' || epoch_ns(received_time) else 'update/' || epoch_ns(event_time) end
+        || '/' || md5(levels::varchar) as message_id,
+        received_time::date as book_date,
+        epoch_ns(received_time) as book_order
+    from {{ unseen('stg_coinbase_exchange') }}
+    where kind in ('snapshot', 'l2update') and disposition = 'modelled'
+),
+
+messages as (
+    select * from binance_messages
+    union all by name
+    select * from coinbase_messages
+),
+
+-- A message without a level still moves the book's number on: it is one row, of level 0.
+levels as (
+    select
+        * exclude (levels),
+        unnest(case when len(levels) > 0 then levels else [null] end) as level,
+        generate_subscripts(case when len(levels) > 0 then levels else [null] end, 1)
+        - (len(levels) = 0)::bigint as level_number
+    from messages
+),
+
+new_records as (
+    select
+        {{ lineage('levels') }},
+        venue || ':' || symbol as listing_id,
+        venue,
+        symbol,
+        book,
+        event_time,
+        received_time,
+        level.side,
+        level.price,
+        level.size,
+        update_id,
+        first_update_id,
+        is_snapshot,
+        sequence,
+        message_id,
+        level_number::varchar as slot,
+        book_date,
+        book_order,
+        greatest(received_time, event_time) as rule_known_from,
+        'received' as knowledge_basis,
+        null::varchar as scope,
+        null::varchar as load_scope,
+        null::timestamp_ns as delivered_at
+    from levels
+    inner join {{ ref('feeds') }} as feeds using (feed)
+),
+
+-- A snapshot's time is that of its receipt: received twice, it is the same snapshot.
+{{ versions(
+    'new_records',
+    key=['listing_id', 'book', 'message_id', 'slot'],
+    content=['case when not is_snapshot then event_time end', 'side', 'price', 'size', 'first_update_id', 'is_deletion']
+) }}
+
+select
+    {{ column_list() }}
+from changed

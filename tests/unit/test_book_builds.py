@@ -1,0 +1,169 @@
+"""What builds keep of books is what one build would make of all, in whatever order messages come and go.
+
+messages, in steps of any order ── rows with the step's build_seq ── rebuild() ── forget, insert ── books kept ─┐
+all messages left, in one step ─────────────────────────────────── rebuild() ────────────────────── books ──────┴─ equal
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from worlds.books import SECOND, Message, current, messages_of, rebuild
+
+from market_data import book_builds
+
+TABLES = """
+    attach ':memory:' as lake;
+    attach ':memory:' as scratch;
+    create schema lake.versioned;
+    create schema scratch.staging;
+    create table lake.versioned.int_book_updates__versioned (
+        listing_id varchar, venue varchar, symbol varchar, book varchar, event_time timestamp_ns, side varchar,
+        price double, size double, update_id bigint, first_update_id bigint, is_snapshot boolean,
+        known_from timestamp_ns, known_to timestamp_ns, feed varchar, schema_version varchar, load_id varchar,
+        source varchar,
+        source_partition integer, source_position bigint, message_id varchar, slot varchar, book_date date,
+        book_order bigint, is_deletion boolean, is_duplicate boolean, build_seq bigint
+    );
+    create table scratch.staging.books_mark (mark bigint);
+    create table scratch.staging.books_shown as select 'f' as feed, 20 as depth, {grid} as grid;
+"""
+PARTS = {"snapshot": "shown", "break": "breaks", "state": "int_book_states"}
+
+
+class Lake:
+    """The tables that rebuilding reads and those that dbt keeps of it."""
+
+    def __init__(self, grid: int) -> None:
+        self.connection = duckdb.connect()
+        self.connection.execute("set threads = 1")
+        self.connection.execute(TABLES.format(grid=grid))
+        for name in PARTS.values():
+            self.connection.register("empty", book_builds.SCHEMA.empty_table())
+            self.connection.execute(f"create table lake.versioned.{name} as from empty")
+        self.step = 0
+
+    def build(self, come: Sequence[tuple[int, Message]], gone: Sequence[Message] = ()) -> None:
+        """Messages of books come, and others turn out to be duplicates of them."""
+        self.connection.execute("delete from scratch.staging.books_mark")
+        self.connection.execute("insert into scratch.staging.books_mark values (?)", [self.step])
+        self.step += 1
+        if gone:
+            self.connection.execute(
+                "update lake.versioned.int_book_updates__versioned set is_duplicate = true, build_seq = ?"
+                " where list_contains(?, source_position)",
+                [self.step, [message.position for message in gone]],
+            )
+        rows = pa.Table.from_pylist([row for book, message in come for row in self._rows(book, message)])
+        if rows.num_rows:
+            self.connection.register("rows", rows)
+            self.connection.execute("insert into lake.versioned.int_book_updates__versioned by name from rows")
+        made = book_builds.rebuild(self.connection)
+        self.connection.register("made", made)
+        for part, name in PARTS.items():
+            after = "and (stands.book_order > starts.book_order or stands.event_time >= starts.event_time)"
+            self.connection.execute(
+                f"delete from lake.versioned.{name} as stands using (from made where part = 'start') as starts"
+                " where stands.listing_id = starts.listing_id and stands.book = starts.book"
+                f" and stands.book_date = starts.book_date {'' if part == 'state' else after}"
+            )
+            self.connection.execute(f"insert into lake.versioned.{name} from made where part = '{part}'")
+
+    def _rows(self, book: int, message: Message) -> list[dict[str, Any]]:
+        numbered = message.last_id is not None
+        order = 2 * (message.last_id or 0) + message.is_snapshot if numbered else message.received
+        shared = {
+            "listing_id": f"v:{book}", "venue": "v", "symbol": str(book), "book": "full", "feed": "f",
+            "event_time": pa.scalar(message.event_time, pa.timestamp("ns")).as_py(),
+            "update_id": message.last_id, "first_update_id": message.first_id, "is_snapshot": message.is_snapshot,
+            "known_from": pa.scalar(message.known, pa.timestamp("ns")).as_py(), "source": "s",
+            "source_position": message.position, "message_id": str(message.position), "book_order": order,
+            "book_date": pa.scalar(message.date, pa.timestamp("ns")).as_py().date(), "is_deletion": False,
+            "is_duplicate": False, "build_seq": self.step, "load_id": "l",
+        }  # fmt: skip
+        levels = message.levels or ((None, None, None),)
+        first = 1 if message.levels else 0
+        return [
+            shared | {"side": side, "price": price, "size": size, "slot": str(slot)}
+            for slot, (side, price, size) in enumerate(levels, start=first)
+        ]
+
+    def kept(self) -> list[list[tuple[Any, ...]]]:
+        return [
+            self.connection.execute(f"from lake.versioned.{name} order by all").fetchall() for name in PARTS.values()
+        ]
+
+
+@st.composite
+def two_books(draw: st.DrawFn) -> list[tuple[int, Message]]:
+    found: list[tuple[int, Message]] = []
+    for book in (0, 1):
+        numbered = draw(st.booleans())
+        # Whole microseconds, as Python's times are.
+        for message in current(messages_of(draw, numbered=numbered, most=16)):
+            received = message.received // 1_000 * 1_000 + 1_000 * len(found)
+            time = received if message.is_snapshot else message.event_time
+            values = {**vars(message), "received": received, "event_time": time, "position": len(found)}
+            found.append((book, Message(**values)))
+    return found
+
+
+def run_of_builds(books: list[tuple[int, Message]], grid: int, data: st.DataObject) -> None:
+    left = data.draw(st.permutations(books))
+    kept, lake = Lake(grid), Lake(grid)
+    there: list[tuple[int, Message]] = []
+    while left:
+        count = data.draw(st.integers(1, max(1, len(left) // 2)))
+        gone = [one for one in there if data.draw(st.integers(0, 9)) == 0]
+        kept.build(left[:count], [message for _, message in gone])
+        there = [one for one in there if one not in gone] + left[:count]
+        left = left[count:]
+    lake.build(there)
+    found, made = kept.kept(), lake.kept()
+    assert found == made
+    points = sum(
+        len(rebuild(sorted((m for b, m in there if b == book), key=lambda m: m.place), grid, 20)[0]) for book in (0, 1)
+    )
+    assert len(made[0]) == points
+
+
+@pytest.mark.parametrize("grid", [0, SECOND])
+@settings(max_examples=8, deadline=None)
+@given(two_books(), st.data())
+def test_builds_in_any_order_keep_what_one_would_make(
+    grid: int, books: list[tuple[int, Message]], data: st.DataObject
+) -> None:
+    run_of_builds(books, grid, data)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("grid", [0, SECOND])
+@settings(max_examples=3_000, deadline=None)
+@given(two_books(), st.data())
+def test_many_more_builds(grid: int, books: list[tuple[int, Message]], data: st.DataObject) -> None:
+    run_of_builds(books, grid, data)
+
+
+def test_tables_of_a_million_rows_are_cut_between_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows come in tables of so many; a message, and a cell of the grid, may go on in the next."""
+    start = 1_709_550_000 * SECOND
+    levels = tuple(("bid", float(price), 1.0) for price in range(90, 99))
+    messages = [Message(True, start, start, levels, 1, position=0)]
+    for number in range(2, 700):
+        time = start + number * 10_000_000
+        level = ("ask", float(100 + number % 50), float(number % 3))
+        messages.append(Message(False, time, time, (level, level), number, number, position=number))
+    books = [(0, message) for message in messages]
+    for grid in (0, SECOND):
+        whole, cut = Lake(grid), Lake(grid)
+        whole.build(books)
+        monkeypatch.setattr(book_builds, "ROWS_AT_ONCE", 16)
+        cut.build(books)
+        monkeypatch.undo()
+        assert cut.kept() == whole.kept()
