@@ -1,5 +1,7 @@
 """Loads read again: after a change of code, tables become what a lake has that was built anew with it.
 
+(test_schema_evolution holds the same of one small load, in the default run.)
+
 worlds ── read by old, wrong code, in two builds ── build by today's: says so, publishes ── reprocess ── equal to
        └─ read by today's code, once ─────────────────────────────────────────────────────────────────── this
 """
@@ -22,6 +24,8 @@ from worlds.renames import day_files, rename_world
 from worlds.warehouse import Warehouse, differences
 
 from market_data import build, client, reprocessing
+
+pytestmark = pytest.mark.long
 
 SEED = 1
 COUNTS = {"binance": 6, "massive": 4, "alfred": 3, "membership": 3}
@@ -202,7 +206,6 @@ reprocessing.reprocess(Settings.from_env(), ["massive_trades"], slice_records=40
 """
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("after", [5, 20, 40])
 def test_killed_at_any_point_readers_see_nothing_and_the_next_build_takes_it_back(lakes: Lakes, after: int) -> None:
     before, version = lakes.old.tables(), client.published_version(lakes.old.settings)
@@ -213,7 +216,6 @@ def test_killed_at_any_point_readers_see_nothing_and_the_next_build_takes_it_bac
     assert differences(before, lakes.old.tables()) == []
 
 
-@pytest.mark.long
 def test_unchanged_code_reads_the_same_in_slices(lakes: Lakes) -> None:
     before = lakes.old.tables()
     reprocessing.reprocess(lakes.old.settings, FEEDS, everything=True, slice_records=100)

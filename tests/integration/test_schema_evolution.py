@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from worlds.adversarial import COLUMNS, table
 from worlds.code import Edits, other_code
-from worlds.warehouse import Warehouse
+from worlds.warehouse import Warehouse, differences
 
 from market_data import cli
 
@@ -184,3 +184,6 @@ def test_after_a_fix_retry_makes_them_canonical_as_known_from_the_beginning(
     assert drifted.ask(
         "select count(distinct fingerprint), count(*) from observability.readings where feed = 'binance_spot'"
     ) == [(2, 2)]
+    read_again = drifted.tables()
+    drifted.build(full_refresh=True)
+    assert differences(drifted.tables(), read_again) == []
