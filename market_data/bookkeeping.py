@@ -1,6 +1,7 @@
 """What the lake knows of its own making: schema ``observability``, tables that dbt does not build.
 
 ledger of the raw zone ── enter_loads ─┬> loads      one row per ledger entry taken in, numbered by load_seq
+                                       ├> readings   one row per load and time that its records were read: by which code
                                        └> sealed     one row per raw file that a seal has replaced
 dbt models              ── note_progress ─> progress  one row per model: the last load_seq that it has processed
                         ── note_extents ──> extents   one row per large table, listing (or delivery's scope) and hour
@@ -22,6 +23,7 @@ import pyarrow as pa
 from loaders.ledger import POINTER_LIFE, Entry, Ledger
 from loaders.settings import Settings
 from loaders.store import open_store
+from market_data import fingerprints
 
 TABLES = """
 create schema if not exists lake.observability;
@@ -29,6 +31,9 @@ create table if not exists lake.observability.loads (
     load_seq bigint, load_id varchar, feed varchar, outcome varchar, ledger_key varchar, ledger_cursor varchar,
     source varchar, source_time timestamp_ns, delivered_at timestamp_ns, records bigint, bytes bigint,
     files varchar[], attributes varchar, schema_version varchar, drift varchar, error varchar, loaded_at timestamp_ns
+);
+create table if not exists lake.observability.readings (
+    load_seq bigint, load_id varchar, feed varchar, fingerprint varchar
 );
 create table if not exists lake.observability.sealed (file varchar, load_id varchar, seal_id varchar);
 create table if not exists lake.observability.progress (model varchar, load_seq bigint, invocation_id varchar);
@@ -47,7 +52,7 @@ create table if not exists lake.observability.releases (
 OVERLAP_SECONDS = 300
 """By how much the clocks of loaders may differ."""
 
-NAMES = ("loads", "sealed", "progress", "extents", "runs", "releases")
+NAMES = ("loads", "readings", "sealed", "progress", "extents", "runs", "releases")
 # Tables of the head that a restore leaves as they are: they tell what happened, not what is known.
 KEPT_BY_RESTORE = ("runs", "releases", "pins")
 
@@ -93,7 +98,9 @@ def enter_loads(connection: duckdb.DuckDBPyConnection, settings: Settings) -> in
     connection.register("fresh_loads", rows)
     connection.begin()
     try:
+        before = scalar(connection, "select max(load_seq) from lake.observability.loads")
         _insert_loads(connection)
+        note_readings(connection, f"load_seq > {before}")
         _insert_sealed(connection, [entry for _, entry in fresh if entry.sealed])
         connection.commit()
     except BaseException:
@@ -120,6 +127,35 @@ def _insert_loads(connection: duckdb.DuckDBPyConnection) -> None:
         )
         """
     )
+
+
+def note_readings(connection: duckdb.DuckDBPyConnection, condition: str) -> None:
+    """Note that this code reads the loads that a condition chooses, in place of what was noted of their numbers."""
+    chosen = f"from lake.observability.loads where outcome = 'loaded' and {condition}"
+    known = fingerprints.by_feed()
+    code = pa.table({"feed": list(known), "fingerprint": list(known.values())})
+    connection.execute(f"delete from lake.observability.readings where load_seq in (select load_seq {chosen})")
+    connection.register("feeds_code", code)
+    connection.execute(
+        "insert into lake.observability.readings by name"
+        f" select load_seq, load_id, feed, fingerprint from (select * {chosen}) inner join feeds_code using (feed)"
+    )
+    connection.unregister("feeds_code")
+
+
+def read_otherwise(connection: duckdb.DuckDBPyConnection) -> tuple[tuple[str, int], ...]:
+    """Feeds with loads that were read by other code than today's, and how many."""
+    known = fingerprints.by_feed()
+    rows = connection.execute(
+        "select feed, fingerprint, count(*) from lake.observability.loads"
+        " left join lake.observability.readings using (load_seq, load_id, feed)"
+        " where outcome = 'loaded' group by all"
+    ).fetchall()
+    found: dict[str, int] = {}
+    for feed, fingerprint, count in rows:
+        if feed in known and fingerprint != known[feed]:
+            found[feed] = found.get(feed, 0) + count
+    return tuple(sorted(found.items()))
 
 
 def _insert_sealed(connection: duckdb.DuckDBPyConnection, seals: list[Entry]) -> None:

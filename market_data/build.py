@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 
 from loaders import logs
 from loaders.settings import Settings
-from market_data import bookkeeping, lake_plugin, lock, publishing
+from market_data import bookkeeping, fingerprints, lake_plugin, lock, publishing
 from market_data.dbt_runs import DEFINITIONS, BuildFailedError, Progress, Project
 
 __all__ = ["BuildFailedError", "Outcome", "Progress", "build", "publish", "verify_tables"]
@@ -34,6 +34,9 @@ class Outcome:
     restored: bool
     other_code: bool = False
     quarantined: int = 0
+    read_otherwise: tuple[tuple[str, int], ...] = ()
+    """Where the code is other than that of the last version: feeds with loads that their code of today has not read,
+    and how many."""
 
 
 def build(
@@ -83,7 +86,7 @@ def _build_slice(
     settings: Settings, full_refresh: bool, progress: Progress | None, project: Project
 ) -> tuple[Outcome, int]:
     """Build as much as is read at once; what came of it, and how many entered loads are left."""
-    fingerprint = publishing.code_fingerprint()
+    fingerprint = fingerprints.code_fingerprint()
     with project.connection() as connection:
         is_head_published = publishing.last_event(connection) == "published"
         restored = publishing.restore_if_unfinished(connection, settings)
@@ -108,6 +111,10 @@ def _build_slice(
     with lake_plugin.reading_up_to(end):
         project.run(arguments, progress)
     with project.connection() as connection:
+        if full_refresh or not same_code:
+            read_now = "true" if full_refresh else f"load_seq > {release.last_load_seq if release else 0}"
+            bookkeeping.note_readings(connection, read_now)
+        read_otherwise = () if same_code else bookkeeping.read_otherwise(connection)
         version = publishing.publish(connection, settings, fingerprint)
         loads_left = publishing.loaded_since(connection, publishing.published(connection))
         new_loads = publishing.loaded_since(connection, release) - loads_left
@@ -119,6 +126,7 @@ def _build_slice(
         restored=restored,
         quarantined=quarantined,
         other_code=release is not None and not same_code,
+        read_otherwise=read_otherwise,
     )
     return outcome, loads_left
 
@@ -128,7 +136,7 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
 
     Raises ``BuildFailedError`` when a test fails, or when the last dbt run did not end well.
     """
-    project, fingerprint = Project(settings), publishing.code_fingerprint()
+    project, fingerprint = Project(settings), fingerprints.code_fingerprint()
     with lock.writers_lock(settings):
         with project.connection() as connection:
             release = publishing.published(connection)
@@ -151,6 +159,8 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
         project.run(["run", "--select", *definitions], progress)
         project.run(arguments, progress)
         with project.connection() as connection:
+            if made_anew:
+                bookkeeping.note_readings(connection, "true")
             version = publishing.publish(connection, settings, fingerprint)
             return Outcome(version, new_loads, built=True, restored=False)
 

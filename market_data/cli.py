@@ -7,6 +7,7 @@ mdp demo does all of it on a world of its own.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -76,6 +77,8 @@ def main() -> None:
     mdp build                                   make tables of what is new, test them, publish them
     mdp sql "from research.bars_1d_as_of('2024-05-01')"
     mdp status                                  what came when, what was quarantined, how fresh it is
+    mdp quarantine list                         what cannot be used, and why
+    mdp reprocess --feed binance_spot           read loads again that other code has read
     mdp connect                                 how to attach the lake from DuckDB, Python and BI tools
     mdp releases                                what changed from version to version; pins, which keep one for ever
     mdp leakcheck features.sql                  whether a query of yours looks ahead, and by which input
@@ -197,15 +200,24 @@ def _tell(outcome: Any) -> None:
     if not outcome.built:
         screen.print(f"nothing new: version {outcome.version} stands")
         return
-    if outcome.other_code:
+    if outcome.read_otherwise:
+        named = ", ".join(f"{feed} ({count:,})" for feed, count in outcome.read_otherwise)
+        options = "".join(f" --feed {feed}" for feed, _ in outcome.read_otherwise)
         screen.print(
-            "the models or the registry have changed since the last version: loads read before keep what they were"
-            " read as; `mdp build --full-refresh` reads all of them again"
+            f"[yellow]loads that other code or another registry has read[/yellow] keep what they were read as: {named};"
+            f" `mdp reprocess{options}` reads them again",
+            soft_wrap=True,
+        )
+    elif outcome.other_code:
+        screen.print(
+            "the project has changed since the last version, and what reads records has not: derived tables keep rows"
+            " that nothing new reaches; `mdp build --full-refresh` makes all anew",
+            soft_wrap=True,
         )
     if outcome.quarantined:
         screen.print(
-            f"[yellow]{outcome.quarantined:,} records of the new loads cannot be used[/yellow]; why: `mdp sql"
-            " 'select feed, reason, count(*) from canonical.quarantine group by all'`",
+            f"[yellow]{outcome.quarantined:,} records of the new loads cannot be used[/yellow]; why:"
+            " `mdp quarantine list`",
             soft_wrap=True,
         )
     screen.print(
@@ -245,6 +257,137 @@ def maintain(keep_days: float | None, grace_hours: float, dry_run: bool) -> None
     except maintenance.MaintenanceError as error:
         fail(str(error))
     output.show_maintenance(done, screen, dry_run=dry_run)
+
+
+@main.command()
+@click.option("--feed", "feeds", required=True, multiple=True, metavar="FEED", help="A feed; may be repeated.")
+@click.option(
+    "--from", "since", type=click.DateTime(["%Y-%m-%d"]), metavar="DATE", help="Only loads delivered since (UTC)."
+)
+@click.option("--all", "everything", is_flag=True, help="Also what this code has read already.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def reprocess(feeds: tuple[str, ...], since: dt.datetime | None, everything: bool, as_json: bool) -> None:
+    """Read the loads again that other code, or another registry, has read.
+
+    \b
+    mdp reprocess --feed binance_spot
+    mdp reprocess --feed massive_trades --from 2024-03-01
+
+    Builds what is new first. Reads in slices, so that memory is bounded, behind the published version, and publishes
+    once, at the end; stopped before, the next build takes everything back. A stream's load counts as delivered when
+    it was loaded.
+    """
+    from market_data import build as building
+    from market_data import reprocessing
+
+    settings, registry = Settings.from_env(), load_registry()
+    try:
+        for feed in feeds:
+            find_feed(feed, registry)
+    except RegistryError as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        with progress_bar("reading again") as progress:
+            done = reprocessing.reprocess(
+                settings, feeds, since=since.date() if since else None, everything=everything, progress=progress
+            )
+    except building.BuildFailedError as error:
+        _failed("it failed; nothing was published", error.failures, settings)
+    _tell_reread(done, "every load was read by the code of today: nothing to do", as_json)
+
+
+def _tell_reread(done: Any, nothing: str, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        click.echo(json.dumps(asdict(done)))
+    elif not done.loads:
+        screen.print(f"{nothing}; version {done.version} stands")
+    else:
+        screen.print(
+            f"read {done.loads:,} loads again, {done.records:,} records in {done.slices:,} slices;"
+            f" {done.quarantined_before:,} of them could not be used, now {done.quarantined:,}",
+            soft_wrap=True,
+        )
+        screen.print(f"published version {done.version}")
+
+
+@main.group()
+def quarantine() -> None:
+    """Records that cannot be used: count them, look at them, read them again."""
+
+
+def _choice(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--load", "load_id", metavar="LOAD_ID", help="Of one load."),
+        click.option("--reason", metavar="REASON", help="Of one reason; docs/quarantine.md lists them."),
+        click.option("--feed", metavar="FEED", help="Of one feed."),
+    ):
+        command = option(command)
+    return command
+
+
+def _chosen(feed: str | None, reason: str | None, load_id: str | None) -> Any:
+    from market_data.quarantine import Chosen
+
+    try:
+        if feed is not None:
+            find_feed(feed, load_registry())
+    except RegistryError as error:
+        raise click.UsageError(str(error)) from error
+    return Chosen(feed, reason, load_id)
+
+
+@quarantine.command("list")
+@_choice
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def list_quarantine(feed: str | None, reason: str | None, load_id: str | None, as_json: bool) -> None:
+    """Count them by feed, reason and kind.
+
+    may_be_read: other code has judged some of them; `mdp quarantine retry` has them judged again.
+    """
+    from market_data import output
+    from market_data import quarantine as quarantined
+
+    found = quarantined.groups(Settings.from_env(), _chosen(feed, reason, load_id))
+    output.show_rows(found, screen, as_json=as_json, nothing="nothing is in quarantine here")
+
+
+@quarantine.command("show")
+@_choice
+@click.option("--rows", "most", default=20, show_default=True, help="Records to show.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def show_quarantine(feed: str | None, reason: str | None, load_id: str | None, most: int, as_json: bool) -> None:
+    """Show records with what is wrong, where they are, and their text."""
+    from market_data import output
+    from market_data import quarantine as quarantined
+
+    found = quarantined.records(Settings.from_env(), _chosen(feed, reason, load_id), most)
+    if as_json or not found.num_rows:
+        output.show_rows(found, screen, as_json=as_json, nothing="nothing is in quarantine here")
+    else:
+        output.show_quarantined(found, screen)
+
+
+@quarantine.command("retry")
+@_choice
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def retry_quarantine(feed: str | None, reason: str | None, load_id: str | None, as_json: bool) -> None:
+    """Read the loads of such records again, where other code has judged them.
+
+    What can be read now becomes canonical, known from when it could have been known, and leaves the quarantine. Loads
+    that the code of today has judged already would be judged the same and stay as they are.
+    """
+    from market_data import build as building
+    from market_data import quarantine as quarantined
+
+    settings, chosen = Settings.from_env(), _chosen(feed, reason, load_id)
+    try:
+        with progress_bar("reading again") as progress:
+            done = quarantined.retry(settings, chosen, progress)
+    except building.BuildFailedError as error:
+        _failed("it failed; nothing was published", error.failures, settings)
+    _tell_reread(done, "the code of today has judged all of these already: nothing to do", as_json)
 
 
 @main.command()

@@ -22,7 +22,7 @@ import duckdb
 
 from loaders.registry import REGISTRY
 from loaders.settings import Settings, user_cache
-from market_data import bookkeeping, lake, publishing
+from market_data import bookkeeping, fingerprints, lake
 
 PROJECT = REGISTRY.parent.parent
 Progress = Callable[[str, int, int], None]
@@ -129,7 +129,7 @@ class Project:
         """The project as dbt parsed it. Raises ``BuildFailedError`` where it cannot be parsed."""
         self._forget_other_code()
         if self._manifest is None:
-            self._parsed_code = publishing.code_fingerprint()
+            self._parsed_code = fingerprints.code_fingerprint()
             result = self._invoke(["parse"], [])
             if not result.success:
                 raise BuildFailedError([str(result.exception or "dbt cannot parse the project")])
@@ -138,7 +138,7 @@ class Project:
 
     def _forget_other_code(self) -> None:
         """What a process parsed an hour ago may not be what the files say now."""
-        if self._manifest is not None and self._parsed_code != publishing.code_fingerprint():
+        if self._manifest is not None and self._parsed_code != fingerprints.code_fingerprint():
             self._manifest = None
 
     def _invoke(self, arguments: list[str], callbacks: list[Callable[[Any], None]]) -> Any:
@@ -167,7 +167,7 @@ class Project:
             yield
             return
         target = self._state / "target"
-        code = f"{PROJECT}\0{version('dbt-core')}\0{publishing.code_fingerprint()}"
+        code = f"{PROJECT}\0{version('dbt-core')}\0{fingerprints.code_fingerprint()}"
         name = f"{hashlib.sha256(code.encode()).hexdigest()[:16]}.msgpack"
         parsed, kept = target / "partial_parse.msgpack", user_cache() / "parsed" / name
         if kept.exists() and not parsed.exists():

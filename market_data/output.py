@@ -27,6 +27,8 @@ from market_data.releases import Change, Published
 
 WIDEST = 40
 """Characters of a value that a terminal's table shows."""
+LONGEST = 400
+"""Characters of a record that a terminal shows."""
 
 
 def write(answer: Answer, screen: Console, *, style: str | None, file: Path | None, rows: int) -> None:
@@ -46,6 +48,36 @@ def write(answer: Answer, screen: Console, *, style: str | None, file: Path | No
         if left_out:
             named = ", ".join(left_out)
             screen.print(f"no room for {named}: name columns, or take --csv or --json", style="dim", markup=False)
+
+
+def show_rows(rows: pa.Table, screen: Console, *, as_json: bool, nothing: str) -> None:
+    """Show a few rows whole, as a table or as JSON lines, or say that there are none."""
+    if as_json:
+        if rows.num_rows:
+            _copy(rows, "format json")
+    elif not rows.num_rows:
+        screen.print(nothing)
+    else:
+        table, _ = as_table(rows, rows.num_rows, screen.width)
+        screen.print(table)
+
+
+def show_quarantined(rows: pa.Table, screen: Console) -> None:
+    """Show records that cannot be used, each with its place, what is wrong with it, and its text."""
+    for row in rows.to_pylist():
+        place = ":".join(
+            str(row[name]) for name in ("source", "source_partition", "source_position") if row[name] is not None
+        )
+        again = ", may be read now" if row["may_be_read"] else ""
+        screen.print(
+            f"[bold]{escape(row['feed'])}[/bold] {escape(place)}  load {row['load_id']}",
+            soft_wrap=True,
+            highlight=False,
+        )
+        said = f"{row['reason']}: {row['detail'] or ''}{again}"
+        screen.print(f"  [red]{escape(said)}[/red]", soft_wrap=True, highlight=False)
+        text = row["record"] or ""
+        screen.print(f"  {escape(text[:LONGEST])}{'…' if len(text) > LONGEST else ''}", soft_wrap=True, highlight=False)
 
 
 def _copy(rows: pa.Table, options: str) -> None:

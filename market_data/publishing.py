@@ -11,7 +11,6 @@ Each step of the head's life is a row of ``observability.runs``: ``started`` and
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,16 +18,14 @@ from pathlib import Path
 
 import duckdb
 
-from loaders.registry import REGISTRY
 from loaders.settings import Settings
 from market_data import bookkeeping, lake
 
 UNFINISHED = ("started", "failed")
+REPROCESS = "mdp reprocess"
+"""The command of runs that are parts of a whole (market_data/reprocessing.py)."""
 SCRATCH = "scratch.duckdb"
 """Where staging models put the records of a build, in the lake's state directory."""
-
-BOOK_CODE = ("books.py", "book_builds.py")
-"""Modules of this package that a model calls: they are code of models too."""
 
 SLICE_RECORDS = 2_000_000
 """Records that a build of `mdp` reads at once, which bounds its memory; a longer backlog is built in slices."""
@@ -87,8 +84,18 @@ def note(connection: duckdb.DuckDBPyConnection, run: str, event: str, command: s
 
 
 def last_event(connection: duckdb.DuckDBPyConnection) -> str | None:
-    """The last thing that happened to the head; None in a new lake."""
-    row = connection.execute("select arg_max(event, rowid) from lake.observability.runs").fetchone()
+    """The last thing that happened to the head; None in a new lake. A reprocess is under way until it is published."""
+    row = connection.execute(
+        """
+        select case
+            when max(rowid) filter (command = $reprocess)
+                > coalesce(max(rowid) filter (event in ('published', 'restored')), -1) then 'started'
+            else arg_max(event, rowid)
+        end
+        from lake.observability.runs
+        """,
+        {"reprocess": REPROCESS},
+    ).fetchone()
     return row[0] if row else None
 
 
@@ -341,15 +348,3 @@ def write_connect_script(settings: Settings, version: int) -> None:
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     draft.write_text(f"-- The published version {version} of this lake, read-only.\n" + "\n".join(statements) + "\n")
     draft.replace(path)
-
-
-def code_fingerprint() -> str:
-    """A hash of the models, macros, tests, seeds and modules that read the records: other code, other fingerprint."""
-    digest = hashlib.sha256()
-    root = REGISTRY.parent.parent
-    for name in BOOK_CODE:
-        digest.update((Path(__file__).parent / name).read_bytes() + b"\0")
-    for path in sorted(root.rglob("*")):
-        if path.suffix in {".sql", ".py", ".yml", ".csv"} and not {"target", "logs", "dbt_packages"} & set(path.parts):
-            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from worlds.books import Message, binance_line, coinbase_line, current, messages_of, rebuild
 from worlds.warehouse import Warehouse, differences
 
-from market_data import bookkeeping, lock, publishing
+from market_data import bookkeeping, fingerprints, lock, publishing
 from market_data.build import NO_UNIT_TESTS
 from market_data.dbt_runs import Project
 
@@ -65,7 +65,7 @@ def build_with(warehouse: Warehouse, variables: str) -> None:
         assert project.manifest  # parsed without the variables, as every other build has it
         project.run(["build", *NO_UNIT_TESTS, "--vars", variables])
         with project.connection() as connection:
-            publishing.publish(connection, warehouse.settings, publishing.code_fingerprint())
+            publishing.publish(connection, warehouse.settings, fingerprints.code_fingerprint())
 
 
 def without_loads(table: Any) -> Any:

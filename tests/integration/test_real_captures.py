@@ -274,6 +274,15 @@ def test_coinbase_is_counted_and_sides_are_the_aggressors(forward: Loaded, captu
     assert len({row[1:3] for row in rows}) == len(rows) == 107
 
 
+def test_recorded_streams_are_of_known_formats(forward: Loaded) -> None:
+    """The captures are older than the second version of either format, and hold no field that the registry lacks."""
+    assert forward.ask(
+        "select distinct schema_version, bid_size is null from canonical.quotes where venue = 'coinbase'"
+    ) == [("1", True)]
+    assert forward.ask("select distinct schema_version from canonical.trades where venue = 'binance'") == [("1",)]
+    assert forward.ask("select feed, field from observability.schema_drift order by all") == []
+
+
 # Pairs of both venues
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,9 @@ def test_a_broken_registry_says_what_is_wrong(tmp_path: Path, old: str, new: str
     broken.write_text(REGISTRY.read_text().replace(old, new, 1))
     with pytest.raises(RegistryError, match=complaint):
         load_registry(broken)
+
+
+def test_each_version_of_a_format_is_described() -> None:
+    with (REGISTRY.parent / "feed_formats.csv").open(encoding="utf-8", newline="") as file:
+        described = [(row["feed"], row["format_version"]) for row in csv.DictReader(file)]
+    assert described == [(name, version) for name, feed in load_registry().items() for version in feed.format_versions]

@@ -54,6 +54,7 @@ TABLES = (
     "observability.book_gaps",
     "observability.conservation",
     "observability.records_by_kind",
+    "observability.unknown_fields",
 )
 
 

@@ -182,10 +182,11 @@
     insert or replace into scratch.staging.staged values ('{{ this.identifier }}', {{ after }}, {{ window_end() }})
 {%- endmacro %}
 
-{#- A staging model's records that this model has not processed yet. One that is not built because there are none for it
+{#- A staging model's records that this model has not processed yet; with `raw`, as they stand in the raw zone. One that is not built because there are none for it
     may hold what another build left. -#}
-{% macro unseen(staging_model) -%}
-    {%- set relation = ref(staging_model) -%}
+{% macro unseen(staging_model, raw=false) -%}
+    {%- set staged = ref(staging_model) -%}
+    {%- set relation = source('raw', staging_model.removeprefix('stg_')) if raw else staged -%}
     {%- if execute and flags.WHICH in ('run', 'build') and staging_model not in selected_models() -%}
         {%- if adapter.get_relation('scratch', 'staging', staging_model) and not has_news(staging_model) -%}
             {{- return("(select * from " ~ relation ~ " where false)") -}}

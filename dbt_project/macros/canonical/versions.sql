@@ -48,9 +48,16 @@ named_deliveries as (
 ),
 
 {% if is_incremental() -%}
+-- What loads made that are read again in this build (market_data/reprocessing.py).
+withdrawn as (
+    select * from {{ this }} where load_seq < 0
+),
+
 -- A new record can change what earlier records of its key are, and a new delivery what is missing from its scope.
 touched_keys as (
-    select distinct {{ keys }} from {{ new_records }} where load_scope is null
+    select {{ keys }} from {{ new_records }} where load_scope is null
+    union
+    select {{ keys }} from withdrawn where load_scope is null
 ),
 
 touched_scopes as (
@@ -58,12 +65,16 @@ touched_scopes as (
     union
     select feed, load_scope from {{ new_records }} where load_scope is not null
     union
+    select feed, scope from withdrawn where scope is not null
+    union
+    select feed, load_scope from withdrawn where load_scope is not null
+    union
     select feed, scope from named_deliveries where load_seq > {{ mark() }}
 ),
 
 earlier_records as (
     select * from {{ this }} semi join touched_keys using ({{ keys }})
-    where scope is null and {{ in_hours_of_keys(extents) }}
+    where scope is null and not is_deletion and {{ in_hours_of_keys(extents) }}
     union all
     select * from {{ this }} semi join touched_scopes using (feed, scope)
     where not is_deletion and {{ in_hours_of_scopes(extents, named_scopes) }}
@@ -279,4 +290,20 @@ changed as (
     from versions
     where was is distinct from struct_pack(known_from, known_to, revision, is_duplicate, first_copy)
 )
+{%- endmacro %}
+
+{#- The listings of records that are read again in this build: what was summed up of them may hold what is withdrawn. -#}
+{% macro withdrawn_listings(tables) -%}
+    {%- if not execute or not is_incremental() -%}{{- return([]) -}}{%- endif -%}
+    {%- set withdrawn = [] -%}
+    {%- for table in tables -%}
+        {%- do withdrawn.append("select listing_id from " ~ ref('int_' ~ table ~ '__versioned') ~ " where load_seq < 0") -%}
+    {%- endfor -%}
+    {{- return(ask_values(withdrawn | join(" union "))) -}}
+{%- endmacro %}
+
+{#- Before the insert, in its transaction: they are summed up anew, and may not be there any more. -#}
+{% macro forget_withdrawn_listings(tables) -%}
+    {%- set listings = withdrawn_listings(tables) -%}
+    {{- return("delete from " ~ this ~ " where " ~ in_values('listing_id', listings) if listings else "select 1") -}}
 {%- endmacro %}

@@ -26,3 +26,8 @@
         {% endif -%}
     {%- endfor %}
 {%- endmacro %}
+
+{#- A payload's text where it is a JSON document, else null. -#}
+{% macro json_text(payload) -%}
+    case when json_valid({{ utf8_text(payload) }}) then {{ utf8_text(payload) }} end
+{%- endmacro %}

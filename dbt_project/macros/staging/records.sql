@@ -6,9 +6,16 @@
     - disposition: modelled, control, unread (kinds that the registry lists as not yet modelled) or quarantined.
 -#}
 
-{#- The envelope of the raw zone, as every staging model carries it. -#}
-{% macro envelope() -%}
-    load_seq, load_id, feed, schema_version, source, source_partition, source_position, source_time, instrument
+{#- The envelope of the raw zone, as every staging model carries it. A stream mixes versions of its format
+    (seeds/feed_formats.csv): `later_versions` says how a record tells each later one, newest first. -#}
+{% macro envelope(later_versions={}) -%}
+    load_seq, load_id, feed,
+    {% if later_versions -%}
+    case{% for version, condition in later_versions.items() %} when {{ condition }} then '{{ version }}'{% endfor %} else '1' end as schema_version,
+    {%- else -%}
+    schema_version,
+    {%- endif %}
+    source, source_partition, source_position, source_time, instrument
 {%- endmacro %}
 
 {#- What every staging model says of a judged record; only what is quarantined keeps its bytes beyond the raw zone. -#}
@@ -115,6 +122,13 @@ judged as (
     {%- endfor %}
 {%- endmacro %}
 
+{#- A text that is an object or a list: the vendor now says something else by this name. -#}
+{% macro refuse_retyped(kinds, columns) -%}
+    {% for column in columns %}
+            when kind in ({{ kinds }}) and {{ column }}[1] in ('{', '[') then 'invalid_value: {{ column }} is ' || {{ column }}
+    {%- endfor %}
+{%- endmacro %}
+
 {#- For each column x, a value that x_text gives and that does not read as a finite number, date or time. -#}
 {% macro refuse_unreadable(kinds, columns) -%}
     {% for column in columns %}
@@ -144,4 +158,9 @@ judged as (
             when kind in ({{ kinds }}) and event_time is null then 'impossible_time: ' || event_time_text
             when kind in ({{ kinds }}) and (event_time < timestamp_ns '1970-01-02 00:00:00' or event_time > {{ arrived }} + interval '1 day')
                 then 'impossible_time: ' || event_time::varchar
+{%- endmacro %}
+
+{#- How many records there are, and when the first and the last of them was received or delivered. -#}
+{% macro counted_sights() -%}
+    count(*) as records, min(source_time) as first_seen_at, max(source_time) as last_seen_at
 {%- endmacro %}

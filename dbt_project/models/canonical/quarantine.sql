@@ -7,7 +7,7 @@
 
 with rejected as (
     {% for staging in staging_models() -%}
-    select {{ lineage() }}, source_time, kind, reject_reason as reason, reject_detail as detail, payload
+    select {{ lineage() }}, source_time as arrived_at, kind, reject_reason as reason, reject_detail as detail, payload
     from {{ unseen(staging) }}
     where disposition = 'quarantined'
     {{ "union all" if not loop.last }}

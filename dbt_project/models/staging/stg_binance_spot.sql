@@ -44,7 +44,7 @@ named as (
 
 typed as (
     select
-        {{ envelope() }},
+        {{ envelope({'2': 'length(event_time_text) between 15 and 17'}) }},
         payload,
         text,
         recorded,
@@ -131,6 +131,8 @@ levelled as (
         refuse_missing("'trade'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'source_time']),
         refuse_missing("'depthUpdate'", ['event_time_text', 'source_time']),
         refuse_missing("'bookTicker'", ['symbol', 'update_id_text', 'bid_price_text', 'bid_size_text', 'ask_price_text', 'ask_size_text', 'event_time']),
+        refuse_retyped("'trade', 'bookTicker'", ['symbol']),
+        refuse_retyped("'trade'", ['trade_id']),
         refuse_unreadable("'trade'", ['price', 'size']),
         refuse_unreadable("'bookTicker'", ['update_id', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
         refuse_impossible_time("'trade', 'depthUpdate'", 'source_time'),

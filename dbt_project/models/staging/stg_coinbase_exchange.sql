@@ -24,7 +24,7 @@ named as (
 
 typed as (
     select
-        {{ envelope() }},
+        {{ envelope({'2': 'bid_size_text is not null or ask_size_text is not null'}) }},
         payload,
         text,
         symbol,
@@ -86,6 +86,8 @@ levelled as (
     'levelled', 'coinbase_exchange', ['match', 'last_match', 'ticker', 'snapshot', 'l2update'], [
         refuse_missing("'match', 'last_match'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'sequence_text', 'source_time']),
         refuse_missing("'ticker'", ['symbol', 'sequence_text', 'bid_price_text', 'ask_price_text', 'event_time_text', 'source_time']),
+        refuse_retyped("'match', 'last_match', 'ticker'", ['symbol']),
+        refuse_retyped("'match', 'last_match'", ['trade_id']),
         refuse_unreadable("'match', 'last_match'", ['price', 'size', 'sequence']),
         refuse_unreadable("'ticker'", ['sequence', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
         refuse_impossible_time("'match', 'last_match', 'ticker'", 'source_time'),

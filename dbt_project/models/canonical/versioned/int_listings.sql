@@ -1,13 +1,18 @@
-{{ config(unique_key='listing_id') }}
+{{ config(
+    unique_key='listing_id',
+    pre_hook="{{ forget_withdrawn_listings(['trades', 'quotes', 'bars']) }}"
+) }}
 
 {%- set tables = {'trades': 'event_time', 'quotes': 'event_time', 'bars': 'bar_start'} %}
+{%- set read_again = withdrawn_listings(tables) %}
 
--- Deletions are left out, and each record by its own rule: neither may depend on what came in between two builds.
+-- Deletions are left out, and each record by its own rule: neither may depend on what came in between two builds. Of a
+-- listing whose records are read again all are seen.
 with seen as (
     {% for table, time in tables.items() -%}
     select listing_id, venue, symbol, {{ time }} as event_time, rule_known_from as known_from, {{ as_origin() }} as origin
     from {{ ref('int_' ~ table ~ '__versioned') }}
-    where not is_deletion and build_seq > {{ mark() }}
+    where not is_deletion and (build_seq > {{ mark() }}{{ " or " ~ in_values('listing_id', read_again) if read_again }})
     {{ "union all" if not loop.last }}
     {% endfor %}
 ),

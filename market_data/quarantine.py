@@ -1,0 +1,115 @@
+"""`mdp quarantine`: what cannot be used, and whether today's code may read it.
+
+published version's canonical.quarantine ─┬─> groups     by feed, reason and kind
+                                          └─> records    one by one, with their bytes as text
+observability.readings ── by which code ──> can it be read otherwise now? ── retry ──> reprocessing of those loads
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from loaders.settings import Settings
+from market_data import fingerprints, lake, reprocessing
+from market_data.client import published_version
+from market_data.dbt_runs import Progress
+
+GROUPS = """
+select
+    feed,
+    reason,
+    kind,
+    count(*) as records,
+    count(distinct load_id) as loads,
+    min(arrived_at) as first_arrived_at,
+    max(arrived_at) as last_arrived_at,
+    bool_or(is_other_code) as may_be_read
+from chosen
+group by feed, reason, kind
+order by feed, records desc, reason, kind
+"""
+
+RECORDS = """
+select
+    feed,
+    reason,
+    detail,
+    load_id,
+    source,
+    source_partition,
+    source_position,
+    kind,
+    arrived_at,
+    is_other_code as may_be_read,
+    coalesce(try(decode(payload)), payload::varchar) as record
+from chosen
+order by feed, arrived_at, source, source_partition, source_position
+limit $most
+"""
+
+CHOSEN = """
+with code as (
+    select unnest($feeds::varchar[]) as feed, unnest($fingerprints::varchar[]) as fingerprint
+),
+
+read_by as (
+    select load_id, readings.fingerprint is distinct from code.fingerprint as is_other_code
+    from lake.observability.loads
+    left join lake.observability.readings using (load_seq, load_id, feed)
+    left join code using (feed)
+),
+
+chosen as (
+    select quarantine.*, is_other_code
+    from lake.canonical.quarantine
+    left join read_by using (load_id)
+    where ($feed is null or feed = $feed)
+        and ($reason is null or reason = $reason)
+        and ($load_id is null or load_id = $load_id)
+)
+"""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which records of the quarantine are meant; what is None chooses nothing."""
+
+    feed: str | None = None
+    reason: str | None = None
+    load_id: str | None = None
+
+
+def groups(settings: Settings, chosen: Chosen) -> pa.Table:
+    """How many records there are by feed, reason and kind; ``may_be_read``: code of today has not judged them all."""
+    return _ask(settings, GROUPS, chosen)
+
+
+def records(settings: Settings, chosen: Chosen, most: int) -> pa.Table:
+    """The records themselves, in order of arrival."""
+    return _ask(settings, RECORDS, chosen, most=most)
+
+
+def retry(settings: Settings, chosen: Chosen, progress: Progress | None = None) -> reprocessing.Outcome:
+    """Read the loads again that hold such records and that other code has judged. Raises as ``reprocess`` does."""
+    found = _ask(settings, "select distinct feed, load_id from chosen where is_other_code", chosen)
+    feeds = set(found["feed"].to_pylist()) & set(fingerprints.by_feed())
+    if not feeds:
+        return reprocessing.Outcome(published_version(settings))
+    load_ids = found["load_id"].to_pylist()
+    return reprocessing.reprocess(settings, feeds, load_ids=load_ids, progress=progress)
+
+
+def _ask(settings: Settings, query: str, chosen: Chosen, **parameters: Any) -> pa.Table:
+    known = fingerprints.by_feed()
+    asked: dict[str, Any] = {
+        "feeds": list(known),
+        "fingerprints": list(known.values()),
+        "feed": chosen.feed,
+        "reason": chosen.reason,
+        "load_id": chosen.load_id,
+    }
+    with lake.open_version(settings, published_version(settings)) as connection:
+        return connection.execute(CHOSEN + query, asked | parameters).to_arrow_table()
