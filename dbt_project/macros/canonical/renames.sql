@@ -55,8 +55,6 @@
     [starts_at, ends_at) of event time. A listing outside of all its spans is an instrument of its own.
 -#}
 {% macro spans_as_of(known_at='known_at') -%}
-{%- set start_of_time = "timestamp_ns '1677-09-22 00:00:00'" -%}
-{%- set end_of_time = "timestamp_ns '2262-04-11 00:00:00'" -%}
 known_names as (
     select *
     from {{ ref('int_symbology__versioned') }}
@@ -71,9 +69,17 @@ known_last_trades as (
         and (known_to is null or known_to > {{ known_at }}::varchar::timestamp_ns)
 ),
 
+{{ spans() }}
+{%- endmacro %}
+
+{#- The spans of known names and last trades; in each `segment` of knowledge time, where they have such a column. -#}
+{% macro spans(segment='') -%}
+{%- set start_of_time = "timestamp_ns '1677-09-22 00:00:00'" -%}
+{%- set end_of_time = "timestamp_ns '2262-04-11 00:00:00'" -%}
+{%- set in_segment = ', names.' ~ segment if segment else '' -%}
 dated as (
     select
-        names.listing_id,
+        names.listing_id{{ in_segment }},
         instrument_id,
         names.valid_to,
         -- After the old ticker's last trade, though not before somebody else's use of the new one ended.
@@ -84,7 +90,9 @@ dated as (
                 {{ start_of_time }}
             ),
             coalesce(
-                lag({{ new_york_time('names.valid_to') }}) over (partition by names.listing_id order by valid_from nulls first),
+                lag({{ new_york_time('names.valid_to') }}) over (
+                    partition by names.listing_id{{ in_segment }} order by valid_from nulls first
+                ),
                 {{ start_of_time }}
             )
         ) as starts_at,
@@ -94,21 +102,27 @@ dated as (
         on names.previous_listing_id = last_trades.listing_id
         and names.previous_listing_id != names.listing_id
         and names.valid_from = last_trades.renamed_on
+        {%- if segment %}
+        and last_trades.known_from <= names.{{ segment }}
+        and (last_trades.known_to is null or last_trades.known_to > names.{{ segment }})
+        {%- endif %}
 ),
 
 -- Whoever uses a ticker that was given up, without being named yet, is another instrument.
 followed as (
     select
-        *,
-        coalesce(lead(starts_at) over (partition by listing_id order by starts_at), {{ end_of_time }}) as next_starts_at
-    from dated
+        names.*,
+        coalesce(
+            lead(starts_at) over (partition by listing_id{{ in_segment }} order by starts_at), {{ end_of_time }}
+        ) as next_starts_at
+    from dated as names
 ),
 
 spans as (
-    select listing_id, instrument_id, true as is_named, starts_at, ends_at from followed
+    select listing_id{{ in_segment }}, instrument_id, true as is_named, starts_at, ends_at from followed as names
     union all
-    select listing_id, {{ dated_instrument('listing_id', 'valid_to') }}, false, ends_at, next_starts_at
-    from followed
+    select listing_id{{ in_segment }}, {{ dated_instrument('listing_id', 'valid_to') }}, false, ends_at, next_starts_at
+    from followed as names
     where ends_at < next_starts_at
 )
 {%- endmacro %}

@@ -1,0 +1,41 @@
+{#-
+    Steps that end in `named`: the rows of `facts` (versions of a listing's facts, each with a time `happened`), cut where
+    what the listing meant at that time became known otherwise, with the instrument_id that was known. named_since: since
+    when, by that knowledge, the listing has meant it; is_named: whether a master says so.
+-#}
+{% macro named_over_time(facts, happened, named='named') -%}
+meanings_of_{{ facts }} as (
+    select listing_id, null::timestamp_ns as meant_from, meanings[1].known_from as meant_to, [] as spans
+    from {{ ref('int_listing_meanings') }}
+    where len(meanings) > 0
+    union all
+    select listing_id, meaning.known_from as meant_from, meaning.known_to as meant_to, meaning.spans as spans
+    from (select listing_id, unnest(meanings) as meaning from {{ ref('int_listing_meanings') }})
+),
+
+spans_of_{{ facts }} as (
+    select
+        facts.*,
+        meant_from,
+        meant_to,
+        list_filter(
+            coalesce(spans, []), lambda span: {{ happened }} >= span.starts_at and {{ happened }} < span.ends_at
+        )[1] as span
+    from {{ facts }} as facts
+    left join meanings_of_{{ facts }} as meanings
+        on facts.listing_id = meanings.listing_id
+        and (meant_from is null or facts.known_to is null or meant_from < facts.known_to)
+        and (meant_to is null or meant_to > facts.known_from)
+),
+
+{{ named }} as (
+    select
+        * exclude (span, meant_from, meant_to) replace (
+            greatest(known_from, meant_from) as known_from, least(known_to, meant_to) as known_to
+        ),
+        coalesce(span.instrument_id, listing_id) as instrument_id,
+        coalesce(span.is_named, false) as is_named,
+        span.starts_at as named_since
+    from spans_of_{{ facts }}
+)
+{%- endmacro %}
