@@ -105,7 +105,7 @@ def draw_days(seed: int, count: int = 300) -> World:
     chance = random.Random(seed)
     world = World()
     days = SESSIONS[FIRST : FIRST + count]
-    rows: list[list[str]] = []
+    rows: dict[dt.date, list[list[str]]] = {day.date: [] for day in days}
     splits = {"SPLIT": {days[60].date: 2.0, days[200].date: 0.1}, "TWICE": {days[100].date: 10.0}}
     for ticker in ("PLAIN", "SPLIT", "TWICE", "GAPS", "OLD", "NEW", "LATE", "WRONG"):
         price = chance.uniform(20, 200)
@@ -119,9 +119,8 @@ def draw_days(seed: int, count: int = 300) -> World:
             price = bar.close
             known = new_york(day.date, days=1, hour=11)
             world.bars[ticker, day.date].append((known, bar))
-            rows.append(bar_row(ticker, day.date, bar))
-    history = new_york(days[-1].date, days=1, hour=10)
-    world.files.append(File("massive_day_aggs", "massive_day_aggs_history.csv", table([BAR_COLUMNS, *rows]), history))
+            rows[day.date].append(bar_row(ticker, day.date, bar))
+    world.files += [day_file(date, of_day, new_york(date, days=1, hour=10)) for date, of_day in rows.items()]
     for number, at in ((30, 45), (100, 101), (101, 101), (250, 280), (count - 1, count + 3)):
         if number < count:
             correct(world, days[number].date, new_york(days[0].date, days=at * 7 // 5, hour=13, minute=7), chance)
@@ -143,6 +142,10 @@ def bar_row(ticker: str, date: dt.date, bar: Bar) -> list[str]:
     return [ticker, *map(repr, prices), str(new_york(date, hour=9, minute=30)), "7"]
 
 
+def day_file(date: dt.date, rows: list[list[str]], delivered: int) -> File:
+    return File("massive_day_aggs", f"massive_day_aggs_{date}.csv", table([BAR_COLUMNS, *rows]), delivered)
+
+
 def correct(world: World, date: dt.date, delivered: int, chance: random.Random) -> None:
     """Deliver a session once more: one ticker otherwise, one that was missing, another missing now and then again."""
     present = sorted(ticker for ticker, day in world.bars if day == date and world.bars[ticker, day][-1][1])
@@ -162,7 +165,7 @@ def correct(world: World, date: dt.date, delivered: int, chance: random.Random) 
                 rows.append(bar_row(ticker, date, said))
                 if was != said:
                     world.bars[ticker, date].append((at, said))
-        world.files.append(File("massive_day_aggs", f"massive_day_aggs_{date}.csv", table([BAR_COLUMNS, *rows]), at))
+        world.files.append(day_file(date, rows, at))
 
 
 def add_actions(world: World, days: list[Session], chance: random.Random) -> None:

@@ -24,9 +24,13 @@
     {{- return("date '" ~ (first or '9999-01-01') ~ "' - " ~ days_before) -}}
 {%- endmacro %}
 
-{#- Before the insert, in its transaction. -#}
+{#- Before the insert, in its transaction. A table whose rows depend on all instruments says so: meta.remade. -#}
 {% macro forget_touched_days() -%}
-    {%- if is_incremental() -%}
+    {%- if is_incremental() and model.config.meta.get('remade') == 'for all instruments' -%}
+    delete from {{ this }} where session_date >= {{ first_touched_day() }}
+    {%- elif is_incremental() and model.config.meta.get('remade') == 'for all decisions' -%}
+    delete from {{ this }} where session_date >= {{ first_decided_day() }}
+    {%- elif is_incremental() -%}
     delete from {{ this }}
     where session_date >= {{ first_touched_day() }}
         and rowid in (
@@ -80,4 +84,14 @@ history as (
     {%- else -%}
     select 1
     {%- endif -%}
+{%- endmacro %}
+
+{#- The first session of which a decision can be another since this model's mark: days changed, or macro values. -#}
+{% macro first_decided_day() -%}
+    {%- if not is_incremental() -%}{{- return("date '0001-01-01'") -}}{%- endif -%}
+    {%- set first = ask_value(
+        "select (min(least(known_from, rule_known_from))::date - 2)::varchar from "
+        ~ ref('int_macro_observations__versioned') ~ " where build_seq > " ~ mark()
+    ) -%}
+    {{- return("least(" ~ first_touched_day() ~ ", date '" ~ (first or '9999-01-01') ~ "')") -}}
 {%- endmacro %}

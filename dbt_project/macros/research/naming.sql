@@ -1,9 +1,11 @@
 {#-
     Steps that end in `named`: the rows of `facts` (versions of a listing's facts, each with a time `happened`), cut where
-    what the listing meant at that time became known otherwise, with the instrument_id that was known. named_since: since
+    what the listing meant at that time became known otherwise, with the instrument_id that was known. `span`: which of the `spans` it is, by
+    default the one at that time. named_since: since
     when, by that knowledge, the listing has meant it; is_named: whether a master says so.
 -#}
-{% macro named_over_time(facts, happened, named='named') -%}
+{% macro named_over_time(facts, happened, named='named', span='') -%}
+{%- set span = span or span_at('span', happened) -%}
 meanings_of_{{ facts }} as (
     select listing_id, null::timestamp_ns as meant_from, meanings[1].known_from as meant_to, [] as spans
     from {{ ref('int_listing_meanings') }}
@@ -18,9 +20,7 @@ spans_of_{{ facts }} as (
         facts.*,
         meant_from,
         meant_to,
-        list_filter(
-            coalesce(spans, []), lambda span: {{ happened }} >= span.starts_at and {{ happened }} < span.ends_at
-        )[1] as span
+        {{ span }} as span
     from {{ facts }} as facts
     left join meanings_of_{{ facts }} as meanings
         on facts.listing_id = meanings.listing_id
@@ -38,4 +38,10 @@ spans_of_{{ facts }} as (
         span.starts_at as named_since
     from spans_of_{{ facts }}
 )
+{%- endmacro %}
+
+{#- Of the known `spans` of event time the one that holds a time; with `named`, only if a master names it. -#}
+{% macro span_at(name, time, named=false) -%}
+    list_filter(spans, lambda {{ name }}: {{ time }} >= {{ name }}.starts_at and {{ time }} < {{ name }}.ends_at
+        {{- " and " ~ name ~ ".is_named" if named }})[1]
 {%- endmacro %}

@@ -25,6 +25,11 @@ with listings as (
         where build_seq > {{ mark() }} and bar_interval = '1d'
         group by listing_id
         union all
+        select listing_id, min(valid_from) as session_date
+        from {{ ref('int_universe_membership__versioned') }}
+        where build_seq > {{ mark() }}
+        group by listing_id
+        union all
         select listing_id, min(ex_date) - 30 as session_date
         from {{ ref('int_corporate_actions__versioned') }}
         where build_seq > {{ mark() }}
