@@ -16,7 +16,7 @@ import math
 import random
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ class Rename:
     known_from: int
 
 
-@dataclass
+@dataclass(eq=False)
 class World:
     """Facts by key, each with all that was ever said of it, and the files that say so."""
 
@@ -97,17 +97,21 @@ BY_DATE = {session.date: session for session in SESSIONS}
 FIRST = next(number for number, session in enumerate(SESSIONS) if session.date >= dt.date(2022, 1, 3))
 
 
+EXAMPLE = (46.99, 48.30, 24.96, 24.53)
+"""The closes of the contract's example: two for one on the third day, a dividend of 0.08 on the fourth."""
+
+
 # Drawing
 
 
-def draw_days(seed: int, count: int = 300) -> World:
-    """Eight tickers over so many sessions, and every kind of revision."""
+def draw_days(seed: int, count: int = 270) -> World:
+    """Nine tickers over so many sessions, and every kind of revision."""
     chance = random.Random(seed)
     world = World()
     days = SESSIONS[FIRST : FIRST + count]
     rows: dict[dt.date, list[list[str]]] = {day.date: [] for day in days}
-    splits = {"SPLIT": {days[60].date: 2.0, days[200].date: 0.1}, "TWICE": {days[100].date: 10.0}}
-    for ticker in ("PLAIN", "SPLIT", "TWICE", "GAPS", "OLD", "NEW", "LATE", "WRONG"):
+    splits = {"SPLIT": {days[60].date: 2.0, days[200].date: 0.1}, "SHOP": {dt.date(2022, 6, 29): 10.0}}
+    for ticker in ("PLAIN", "SPLIT", "SHOP", "GAPS", "OLD", "NEW", "LATE", "WRONG"):
         price = chance.uniform(20, 200)
         for number, day in enumerate(days):
             price *= math.exp(chance.gauss(0, 0.02)) / splits.get(ticker, {}).get(day.date, 1)
@@ -120,8 +124,12 @@ def draw_days(seed: int, count: int = 300) -> World:
             known = new_york(day.date, days=1, hour=11)
             world.bars[ticker, day.date].append((known, bar))
             rows[day.date].append(bar_row(ticker, day.date, bar))
+    for day, close in zip(days, EXAMPLE, strict=False):
+        bar = Bar(close, close, close, close, 100.0)
+        world.bars["EXAM", day.date].append((new_york(day.date, days=1, hour=11), bar))
+        rows[day.date].append(bar_row("EXAM", day.date, bar))
     world.files += [day_file(date, of_day, new_york(date, days=1, hour=10)) for date, of_day in rows.items()]
-    for number, at in ((30, 45), (100, 101), (101, 101), (250, 280), (count - 1, count + 3)):
+    for number, at in ((30, 45), (100, 101), (101, 101), (250, 268), (count - 1, count + 3)):
         if number < count:
             correct(world, days[number].date, new_york(days[0].date, days=at * 7 // 5, hour=13, minute=7), chance)
     add_actions(world, days, chance)
@@ -179,13 +187,15 @@ def add_actions(world: World, days: list[Session], chance: random.Random) -> Non
 
     split("SPLIT", 60, 2.0)
     split("SPLIT", 200, 0.1)
-    split("TWICE", 95, 10.0)
-    split("TWICE", 100, 10.0)
     split("WRONG", 80, 5.0)
+    for date in (dt.date(2022, 6, 22), dt.date(2022, 6, 29)):
+        deliver(world, "massive_splits", "SHOP", date, 10.0, late=0)
     for day in range(20, len(days), 63):
         dividend("PLAIN", days[day].date, 0.5)
         dividend("SPLIT", days[day].date, 0.25)
         dividend("OLD" if day < 150 else "NEW", days[day].date, 0.1)
+    split("EXAM", 2, 2.0)
+    dividend("EXAM", days[3].date, 0.08)
     dividend("SPLIT", days[60].date, 1.0)  # on the day of a split
     dividend("GAPS", days[125].date, 0.75)  # while there is no bar
     dividend("WRONG", days[40].date, 100_000.0)
@@ -249,6 +259,38 @@ def add_vintages(world: World, days: list[Session]) -> None:
     world.files.append(
         File("alfred_observations", name, body, utc(dt.datetime(2024, 1, 1, tzinfo=dt.UTC)))
     )
+
+
+def cut_days(world: World, known_at: int) -> list[File]:
+    """The files, with only the facts that were known by then, each by its feed's rule."""
+    kept = []
+    for file in world.files:
+        delivered = file.delivered_at or 0
+        if file.feed == "massive_day_aggs":
+            session = dt.date.fromisoformat(file.name.removesuffix(".csv")[-10:])
+            # The first delivery of a session is known by the rule, any other when it came.
+            is_first = delivered < new_york(session, days=1, hour=11)
+            if (new_york(session, days=1, hour=11) if is_first else delivered) <= known_at:
+                kept.append(file)
+            continue
+        document = json.loads(file.body)
+        if file.feed == "alfred_observations":
+            rows = document["observations"]
+            rows[:] = [
+                one for one in rows if new_york(dt.date.fromisoformat(one["realtime_start"]), days=1) <= known_at
+            ]
+        elif file.feed == "massive_ticker_events":
+            rows = document["results"]["events"]
+            rows[:] = [one for one in rows if max(delivered, new_york(dt.date.fromisoformat(one["date"]))) <= known_at]
+        else:
+            rows = document["results"]
+            (said,) = rows
+            date = said.get("execution_date")
+            rule = new_york(dt.date.fromisoformat(date or said["declaration_date"]), days=0 if date else 1)
+            rows[:] = [one for one in rows if max(rule, delivered) <= known_at]
+        if rows:
+            kept.append(replace(file, body=json.dumps(document).encode()))
+    return kept
 
 
 # Answering
@@ -397,15 +439,152 @@ class Known:
                 found[instrument, day.session.date] = row
         return found
 
-    def window(self, days: list[Day], day: Day, sessions: int) -> list[Day]:
-        return [one for one in days if day.session.number - sessions < one.session.number <= day.session.number]
-
     def volatility(self) -> dict[tuple[str, dt.date], Row]:
         return {
             (instrument, day.session.date): volatility_of(days, day)
             for instrument, days in self.days.items()
             for day in days
         }
+
+
+    def own_momentum(self) -> dict[tuple[str, dt.date], Row]:
+        """Momentum before it is ranked."""
+        return {
+            (instrument, day.session.date): momentum_of(days[: place + 1])
+            for instrument, days in self.days.items()
+            for place, day in enumerate(days)
+        }
+
+    def momentum(self) -> dict[tuple[str, dt.date], Row]:
+        """With ranks and scores as of the last decision time of any session."""
+        rows = self.own_momentum()
+        decision = max((session.decision for session in SESSIONS if session.decision <= self.at), default=None)
+        sections: dict[dt.date, dict[str, Row]] = defaultdict(dict)
+        if decision is not None:
+            then = Known(self.world, decision)
+            members = then.universe()
+            for (instrument, date), row in then.own_momentum().items():
+                if any(one == instrument and start <= date < end for one, start, end in members):
+                    sections[date][instrument] = row
+        for (instrument, date), row in rows.items():
+            for measure in MEASURES:
+                values = {one: of[measure] for one, of in sections[date].items() if of[measure] is not None}
+                row |= {f"{measure}_rank": None, f"{measure}_z": None}
+                if instrument in values and len(values) > 1:
+                    rounded = [round(value, 12) for value in values.values()]
+                    below = sum(value < round(values[instrument], 12) for value in rounded)
+                    row[f"{measure}_rank"] = below / (len(values) - 1)
+                    scores = np.array(list(values.values()))
+                    row[f"{measure}_z"] = float((values[instrument] - scores.mean()) / scores.std(ddof=1))
+        return rows
+
+    def liquidity(self) -> dict[tuple[str, dt.date], Row]:
+        return {
+            (instrument, day.session.date): liquidity_of(days, day)
+            for instrument, days in self.days.items()
+            for day in days
+        }
+
+    def universe(self) -> set[tuple[str, dt.date, dt.date]]:
+        """Who was chosen, from when until when."""
+        members = set()
+        for session, following in zip(SESSIONS, SESSIONS[1:], strict=False):
+            if session.date.month == following.date.month or session.decision > self.at:
+                continue
+            if session.date < SESSIONS[FIRST].date:
+                continue
+            end = next(
+                one.date
+                for one, after in zip(SESSIONS, SESSIONS[1:], strict=False)
+                if one.date > session.date and one.date.month != after.date.month
+            )
+            for instrument, days in known(self.world, session.decision).days.items():
+                newest = days[-1]
+                if newest.session.number > session.number - 10 and liquidity_of(days, newest)["adv_20"] is not None:
+                    members.add((instrument, session.date + dt.timedelta(1), end + dt.timedelta(1)))
+        return members
+
+    def decisions(self) -> dict[tuple[str, dt.date], Row]:
+        """What was known at each session's decision, of the newest day."""
+        rows = {}
+        for session in SESSIONS[FIRST:]:
+            if session.decision > self.at:
+                break
+            then = known(self.world, session.decision)
+            macro = then.macro()
+            for instrument, days in then.days.items():
+                newest = days[-1]
+                if newest.session.number > session.number - 10:
+                    rows[instrument, session.date] = {
+                        "feature_session_date": newest.session.date,
+                        "symbol": newest.symbol,
+                        "return_total": newest.total,
+                        "adv_20": liquidity_of(days, newest)["adv_20"],
+                        "yang_zhang_20": volatility_of(days, newest)["yang_zhang_20"],
+                        "momentum_3_1": momentum_of(days)["momentum_3_1"],
+                        "macro": macro,
+                    }
+        return rows
+
+    def macro(self) -> dict[str, float]:
+        values = {
+            period: last(versions, self.at)
+            for (_, period), versions in self.world.vintages.items()
+            if last(versions, self.at) is not None
+        }
+        return {"SERIES": values[max(values)]} if values else {}
+
+
+@cache
+def known(world: World, known_at: int) -> Known:
+    return Known(world, known_at)
+
+
+MEASURES = ("momentum_3_1", "momentum_6_1", "momentum_12_1", "reversal_1m")
+
+
+def momentum_of(days: list[Day]) -> Row:
+    """Momentum of the last of these days, by products of returns."""
+    here = days[-1]
+
+    def back(sessions: int) -> int | None:
+        for place in range(len(days) - 1, -1, -1):
+            behind = here.session.number - days[place].session.number
+            if behind >= sessions:
+                return place if behind <= sessions + 10 else None
+        return None
+
+    def growth(start: int | None, end: int | None) -> float | None:
+        if start is None or end is None:
+            return None
+        returns = [day.total for day in days[start + 1 : end + 1]]
+        if any(one is None for one in returns):
+            return None
+        return math.prod(1 + one for one in returns if one is not None)
+
+    row: Row = {}
+    for months in (3, 6, 12):
+        grown = growth(back(months * M), back(M))
+        row[f"momentum_{months}_1"] = None if grown is None else grown - 1
+    grown = growth(back(M), len(days) - 1)
+    row["reversal_1m"] = None if grown is None else -(grown - 1)
+    volatility = volatility_of(days, here)["close_to_close_252"]
+    for measure in MEASURES:
+        row[f"{measure}_scaled"] = None if row[measure] is None or not volatility else row[measure] / volatility
+    return row
+
+
+def liquidity_of(days: list[Day], day: Day) -> Row:
+    row: Row = {"dollar_volume": day.dollars}
+    for n in (20, 252):
+        seen = [one for one in days if day.session.number - n < one.session.number <= day.session.number]
+        impacts = [abs(one.total) / one.dollars for one in seen if one.total is not None and one.dollars > 0]
+        row[f"observations_{n}"] = len(impacts)
+        row[f"amihud_{n}"] = 1e6 * float(np.mean(impacts)) if len(impacts) >= math.ceil(0.8 * n) else None
+        if n == 20:
+            row["volume_observations_20"] = len(seen)
+            row["adv_20"] = float(np.mean([one.dollars for one in seen])) if len(seen) >= 16 else None
+    return row
 
 
 def volatility_of(days: list[Day], day: Day) -> Row:
