@@ -48,7 +48,7 @@ class Affected:
 
     nodes: tuple[str, ...]
     passed_over: tuple[str, ...]
-    """Incremental models and snapshots of this code, by the names of their tables, none of whose feeds has anything new."""
+    """Tables of this code that keep a mark, by name, none of whose feeds has anything new."""
 
 
 class Project:

@@ -1,8 +1,8 @@
 {{ config(materialized='table_function', parameters='known_at') }}
 
 -- Neither when it will be known otherwise, nor an end that lies ahead, was known then.
-select -- noqa: AM04
-    * replace (
+select
+    * replace ( -- noqa: AM04
         null::timestamp_ns as known_to,
         case when {{ new_york_time('valid_to') }} <= known_at::varchar::timestamp_ns then valid_to end as valid_to
     )
