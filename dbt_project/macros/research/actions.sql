@@ -70,8 +70,7 @@ actions as (
                 and rivals.listing_id = actions.listing_id
                 and rivals.ex_date = actions.ex_date
                 and rivals.action_type = actions.action_type
-                and rivals.known_from <= segments.known_from
-                and (rivals.known_to is null or rivals.known_to > segments.known_from)
+                and {{ known_at('rivals', 'segments.known_from') }}
         ) as is_superseded
     from (
         select
@@ -86,8 +85,7 @@ actions as (
         and segments.listing_id = actions.listing_id
         and segments.ex_date = actions.ex_date
         and segments.action_type = actions.action_type
-        and actions.known_from <= segments.known_from
-        and (actions.known_to is null or actions.known_to > segments.known_from)
+        and {{ known_at('actions', 'segments.known_from') }}
 )
 {%- endmacro %}
 
@@ -116,8 +114,7 @@ actions_of_days as (
         on days.instrument_id = actions.instrument_id
         and actions.ex_date > days.previous_session_date
         and actions.ex_date <= days.session_date
-        and actions.known_from <= days.moment
-        and (actions.known_to is null or actions.known_to > days.moment)
+        and {{ known_at('actions', 'days.moment') }}
 ),
 
 splits_of_days as (

@@ -92,8 +92,7 @@ seen as (
     inner join views
         on history.instrument_id = views.instrument_id
         and history.session_seq between views.first_seq and views.last_seq
-        and history.known_from <= views.seen_at
-        and (history.known_to is null or history.known_to > views.seen_at)
+        and {{ known_at('history', 'views.seen_at') }}
 )
 {%- endmacro %}
 

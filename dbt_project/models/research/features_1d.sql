@@ -32,8 +32,7 @@ features as (
     inner join {{ ref(table) }} as {{ table }}
         on segments.instrument_id = {{ table }}.instrument_id
         and segments.session_date = {{ table }}.session_date
-        and {{ table }}.known_from <= segments.known_from
-        and ({{ table }}.known_to is null or {{ table }}.known_to > segments.known_from)
+        and {{ known_at(table, 'segments.known_from') }}
     {% endfor %}
 )
 

@@ -137,8 +137,7 @@ states as (
     inner join observations
         on first_prints.series_id = observations.series_id
         and first_prints.observation_date = observations.observation_date
-        and observations.known_from <= first_prints.known_from
-        and (observations.known_to is null or observations.known_to > first_prints.known_from)
+        and {{ known_at('observations', 'first_prints.known_from') }}
 ),
 
 {{ on_grid(

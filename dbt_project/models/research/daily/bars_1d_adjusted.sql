@@ -88,8 +88,7 @@ seen_steps as (
     from steps
     inner join views
         on steps.instrument_id = views.instrument_id
-        and steps.known_from <= seen_at
-        and (steps.known_to is null or steps.known_to > seen_at)
+        and {{ known_at('steps', 'seen_at') }}
 ),
 
 factors as (
@@ -130,8 +129,7 @@ states as (
     left join history
         on asked.instrument_id = history.instrument_id
         and asked.session_date = history.session_date
-        and history.known_from <= asked.known_from
-        and (history.known_to is null or history.known_to > asked.known_from)
+        and {{ known_at('history', 'asked.known_from') }}
 ),
 
 {{ on_grid(

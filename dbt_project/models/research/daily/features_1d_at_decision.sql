@@ -34,8 +34,7 @@ decided as (
     inner join decisions
         on days.calendar = decisions.calendar
         and decisions.session_seq between days.session_seq and days.session_seq + 9
-        and days.known_from <= decisions.decision_time
-        and (days.known_to is null or days.known_to > decisions.decision_time)
+        and {{ known_at('days', 'decisions.decision_time') }}
     qualify row_number() over (
             partition by days.instrument_id, decisions.session_date order by days.session_date desc
         ) = 1
@@ -92,8 +91,7 @@ features as (
     inner join {{ ref(table) }} as {{ table }}
         on decided.instrument_id = {{ table }}.instrument_id
         and decided.feature_session_date = {{ table }}.session_date
-        and {{ table }}.known_from <= decided.decision_time
-        and ({{ table }}.known_to is null or {{ table }}.known_to > decided.decision_time)
+        and {{ known_at(table, 'decided.decision_time') }}
     {% endfor -%}
     left join macro using (decision_time)
 )

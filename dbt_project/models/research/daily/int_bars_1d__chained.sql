@@ -147,8 +147,7 @@ own_bars as (
     left join touched_bars as bars
         on moments.instrument_id = bars.instrument_id
         and moments.session_date = bars.session_date
-        and bars.known_from <= moments.known_from
-        and (bars.known_to is null or bars.known_to > moments.known_from)
+        and {{ known_at('bars', 'moments.known_from') }}
     where bars.instrument_id is not null
 ),
 
@@ -163,8 +162,7 @@ chained as (
     left join touched_bars as previous
         on candidates.instrument_id = previous.instrument_id
         and candidates.candidate_date = previous.session_date
-        and previous.known_from <= own_bars.moment
-        and (previous.known_to is null or previous.known_to > own_bars.moment)
+        and {{ known_at('previous', 'own_bars.moment') }}
     qualify row_number() over (
             partition by own_bars.instrument_id, own_bars.session_date, own_bars.moment
             order by

@@ -39,8 +39,7 @@ candidates as (
         on sessions.calendar = month_ends.calendar
         and sessions.session_seq between month_ends.session_seq - 9 and month_ends.session_seq
     where liquidity.session_date >= {{ first_touched_day(30) }}
-        and liquidity.known_from <= month_ends.decision_time
-        and (liquidity.known_to is null or liquidity.known_to > month_ends.decision_time)
+        and {{ known_at('liquidity', 'month_ends.decision_time') }}
     qualify row_number() over (
             partition by liquidity.instrument_id, month_ends.session_date order by liquidity.session_date desc
         ) = 1

@@ -75,13 +75,11 @@ states_with_spreads as (
     inner join windows_known
         on cuts.instrument_id = windows_known.instrument_id
         and cuts.session_date = windows_known.session_date
-        and windows_known.known_from <= cuts.known_from
-        and (windows_known.known_to is null or windows_known.known_to > cuts.known_from)
+        and {{ known_at('windows_known', 'cuts.known_from') }}
     left join spreads
         on windows_known.listing_id = spreads.listing_id
         and windows_known.session_date = spreads.session_date
-        and spreads.known_from <= cuts.known_from
-        and (spreads.known_to is null or spreads.known_to > cuts.known_from)
+        and {{ known_at('spreads', 'cuts.known_from') }}
 ),
 
 {{ on_grid(

@@ -61,8 +61,7 @@ known_values as (
         on cross_moments.asset_class = compared.asset_class
         and cross_moments.market = compared.market
         and cross_moments.session_date = compared.session_date
-        and compared.known_from <= moment
-        and (compared.known_to is null or compared.known_to > moment)
+        and {{ known_at('compared', 'moment') }}
 ),
 
 -- Means of whole numbers of 1e-18: a sum over members must not depend on their order.
@@ -125,13 +124,12 @@ states as (
     left join own
         on moments.instrument_id = own.instrument_id
         and moments.session_date = own.session_date
-        and own.known_from <= moments.known_from
-        and (own.known_to is null or own.known_to > moments.known_from)
+        and {{ known_at('own', 'moments.known_from') }}
     left join ranks
         on moments.instrument_id = ranks.instrument_id
         and moments.session_date = ranks.session_date
         and ranks.moment <= moments.known_from
-        and (ranks.next_moment is null or ranks.next_moment > moments.known_from)
+        and coalesce(ranks.next_moment, {{ the_present() }}) > moments.known_from
 ),
 
 {%- set numbers = [] -%}

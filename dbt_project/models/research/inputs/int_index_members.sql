@@ -46,8 +46,7 @@ states as (
         on moments.index_name = named.index_name
         and moments.instrument_id = named.instrument_id
         and moments.valid_from = named.valid_from
-        and named.known_from <= moments.known_from
-        and (named.known_to is null or named.known_to > moments.known_from)
+        and {{ known_at('named', 'moments.known_from') }}
     qualify row_number() over (
             partition by moments.index_name, moments.instrument_id, moments.valid_from, moments.known_from
             order by named.valid_to desc nulls first, named.symbol asc

@@ -131,8 +131,7 @@ known_quotes as (
     inner join cells
         on quotes.listing_id = cells.listing_id
         and quotes.session_date = cells.session_date
-        and quotes.known_from <= cell
-        and (quotes.known_to is null or quotes.known_to > cell)
+        and {{ known_at('quotes', 'cell') }}
     qualify row_number() over (
             partition by quotes.listing_id, quotes.session_date, cell, clock
             order by struct_pack({% for column in quote_order.split(', ') %}{{ column }} := quotes.{{ column }}{{ ", " if not loop.last }}{% endfor %}) desc
@@ -166,8 +165,7 @@ known_trades as (
     inner join cells
         on trades.listing_id = cells.listing_id
         and trades.session_date = cells.session_date
-        and trades.known_from <= cell
-        and (trades.known_to is null or trades.known_to > cell)
+        and {{ known_at('trades', 'cell') }}
 ),
 
 effective_spreads as (
