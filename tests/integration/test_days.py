@@ -136,6 +136,8 @@ def test_the_top_is_chosen_once_a_month(days: Days) -> None:
     assert {row[:2] for row in rows} == {row[:2] for row in expected}
     assert {row[2] for row in rows if row[1] == newest} == {None}, "an end that lies ahead is not known"
     assert len({row[1] for row in rows}) > 10
+    ahead = days.ask("select instrument_id, valid_from, valid_to from research.universe where universe = 'top_500'")
+    assert expected <= set(ahead)
 
 
 def test_the_published_example(days: Days) -> None:
