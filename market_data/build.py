@@ -46,8 +46,8 @@ def build(
 ) -> Outcome:
     """Build what is new, test it, publish it. A process that builds often keeps a ``project``, and starts faster.
 
-    Without ``daily`` the daily research tables may be left as they are, behind the others: a later build with them takes
-    in what they missed.
+    Without ``daily`` the daily research tables may be left as they are, behind the others: a later build with them
+    takes in what they missed.
 
     Raises ``BuildFailedError`` when a model or a test fails (readers then keep the version they had) and
     ``lock.LakeBusyError`` when another writer holds the lake for longer than MDP_LOCK_WAIT.
@@ -73,9 +73,7 @@ def build(
     return outcome
 
 
-def _build(
-    settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, daily: bool
-) -> Outcome:
+def _build(settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, daily: bool) -> Outcome:
     with lock.writers_lock(settings):
         fingerprint = publishing.code_fingerprint()
         with project.connection() as connection:

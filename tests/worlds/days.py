@@ -3,8 +3,8 @@
     draw_days(seed) ──> deliveries of day bars, splits, dividends, ticker events, memberships, vintages
         └── Known(world, K) ──> .adjusted() .returns() .volatility() .momentum() .liquidity() .universe() .decisions()
 
-Everything is worked out anew from the facts known at K, by loops over sessions: no versions, no windows kept between two
-questions, and nothing shared with the models. A fact is (known_from, value); None is a value that was taken back.
+Everything is worked out anew from the facts known at K, by loops over sessions: no versions, no windows kept between
+two questions, and nothing shared with the models. A fact is (known_from, value); None is a value that was taken back.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -260,9 +261,7 @@ def add_vintages(world: World, days: list[Session]) -> None:
             world.vintages["SERIES", period].append((new_york(published_on, days=1), value))
     body = json.dumps({"observations": observations}).encode()
     name = "alfred_SERIES_fetched_2024-01-01.json"
-    world.files.append(
-        File("alfred_observations", name, body, utc(dt.datetime(2024, 1, 1, tzinfo=dt.UTC)))
-    )
+    world.files.append(File("alfred_observations", name, body, utc(dt.datetime(2024, 1, 1, tzinfo=dt.UTC))))
 
 
 def cut_days(world: World, known_at: int) -> list[File]:
@@ -343,10 +342,13 @@ def last(versions: list[tuple[int, Any]], at: int) -> Any:
 
 
 class Known:
-    """All daily tables as of K."""
+    """All daily tables as of K; windows for each `every`th session only."""
 
-    def __init__(self, world: World, known_at: int) -> None:
-        self.world, self.at = world, known_at // MINUTE * MINUTE
+    def __init__(self, world: World, known_at: int, every: int = 1) -> None:
+        self.world, self.at, self.every = world, known_at // MINUTE * MINUTE, every
+
+    def is_asked(self, day: Day) -> bool:
+        return day.session.number % self.every == 0
 
     def instrument(self, ticker: str, at: int) -> str:
         """Whom a ticker meant at a time."""
@@ -455,13 +457,13 @@ class Known:
             for day in days
         }
 
-
     def own_momentum(self) -> dict[tuple[str, dt.date], Row]:
         """Momentum before it is ranked."""
         return {
             (instrument, day.session.date): momentum_of(days[: place + 1])
             for instrument, days in self.days.items()
             for place, day in enumerate(days)
+            if self.is_asked(day)
         }
 
     def momentum(self) -> dict[tuple[str, dt.date], Row]:
@@ -470,7 +472,7 @@ class Known:
         decision = max((session.decision for session in SESSIONS if session.decision <= self.at), default=None)
         sections: dict[dt.date, dict[str, Row]] = defaultdict(dict)
         if decision is not None:
-            then = Known(self.world, decision)
+            then = Known(self.world, decision, self.every)
             members = then.universe()
             for (instrument, date), row in then.own_momentum().items():
                 if any(one == instrument and start <= date < end for one, start, end in members):
@@ -492,19 +494,20 @@ class Known:
             (instrument, day.session.date): liquidity_of(days, day)
             for instrument, days in self.days.items()
             for day in days
+            if self.is_asked(day)
         }
 
     def universe(self) -> set[tuple[str, dt.date, dt.date]]:
         """Who was chosen, from when until when."""
         members = set()
-        for session, following in zip(SESSIONS, SESSIONS[1:], strict=False):
+        for session, following in pairwise(SESSIONS):
             if session.date.month == following.date.month or session.decision > self.at:
                 continue
             if session.date < SESSIONS[FIRST].date:
                 continue
             end = next(
                 one.date
-                for one, after in zip(SESSIONS, SESSIONS[1:], strict=False)
+                for one, after in pairwise(SESSIONS)
                 if one.date > session.date and one.date.month != after.date.month
             )
             for instrument, days in known(self.world, session.decision).days.items():
@@ -601,9 +604,7 @@ def volatility_of(days: list[Day], day: Day) -> Row:
     row: Row = {}
     for n in (5, 20, 60, 252):
         seen = [
-            one
-            for one in days
-            if day.session.number - n < one.session.number <= day.session.number and one.has_return
+            one for one in days if day.session.number - n < one.session.number <= day.session.number and one.has_return
         ]
         m = len(seen)
         row[f"observations_{n}"] = m
@@ -619,9 +620,7 @@ def volatility_of(days: list[Day], day: Day) -> Row:
         k = 0.34 / (1.34 + (m + 1) / (m - 1))
         row[f"close_to_close_{n}"] = math.sqrt(A * np.var(o + c, ddof=1))
         row[f"parkinson_{n}"] = math.sqrt(A / (4 * math.log(2)) * np.mean((h - low) ** 2))
-        row[f"garman_klass_{n}"] = math.sqrt(
-            A * np.mean(0.5 * (h - low) ** 2 - (2 * math.log(2) - 1) * c**2)
-        )
+        row[f"garman_klass_{n}"] = math.sqrt(A * np.mean(0.5 * (h - low) ** 2 - (2 * math.log(2) - 1) * c**2))
         row[f"rogers_satchell_{n}"] = math.sqrt(rs)
         row[f"yang_zhang_{n}"] = math.sqrt(A * (np.var(o, ddof=1) + k * np.var(c, ddof=1)) + (1 - k) * rs)
     return row

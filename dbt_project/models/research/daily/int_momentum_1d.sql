@@ -50,7 +50,7 @@ momentum as (
         {{ day_columns() }},
         calendar,
         session_seq,
-        seen_at,
+        asked_from,
         {{ estimate('a * variance_252', 'observations_252', 252) }} as close_to_close_252,
         {% for months in [3, 6, 12] -%}
         case when before_1.breaks = before_{{ months }}.breaks

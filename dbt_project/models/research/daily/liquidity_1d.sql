@@ -33,7 +33,7 @@ measured as (
     select
         {{ day_columns() }},
         listing_id,
-        seen_at,
+        asked_from,
         dollar_volume,
         volume_observations_20,
         case when volume_observations_20 >= {{ enough(20) }} then mean_dollar_volume_20 end as adv_20,

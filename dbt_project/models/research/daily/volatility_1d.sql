@@ -17,7 +17,7 @@ sums as (
         currency,
         session_date,
         session_close,
-        seen_at,
+        asked_from,
         a,
         {% for n in windows -%}
         count(r) over last_{{ n }} as observations_{{ n }},
@@ -47,7 +47,7 @@ weights as (
 measured as (
     select
         {{ day_columns() }},
-        seen_at,
+        asked_from,
         {% for n in windows -%}
         observations_{{ n }},
         {{ estimate('a * variance_' ~ n, 'observations_' ~ n, n) }} as close_to_close_{{ n }},
