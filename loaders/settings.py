@@ -10,6 +10,7 @@ MDP_KAFKA_CA, MDP_KAFKA_CERT, MDP_KAFKA_KEY  PEM files: who signs the brokers' c
 MDP_KAFKA_SASL_MECHANISM  PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512      (SCRAM-SHA-512)
 MDP_KAFKA_USER, MDP_KAFKA_PASSWORD           who we are, with SASL
 MDP_LOCK_WAIT  seconds to wait for another writer of the lake       (600)
+MDP_MEMORY     what DuckDB may use in a build, such as 4GB; beyond it work goes to disk  (80 % of the machine)
 MDP_KEEP_DAYS  days for which `mdp maintain` keeps every published version  (7)
 MDP_LOG        how events are told on the error stream: text or json  (text)
 MDP_S3_TIMEOUT seconds without an answer after which a request to S3 is made again  (30)
@@ -106,6 +107,7 @@ class Settings:
     limits: Limits = Limits()
     lock_wait_seconds: float = 600.0
     keep_days: float = 7.0
+    memory: str | None = None
 
     @property
     def lake_is_local(self) -> bool:
@@ -139,6 +141,7 @@ class Settings:
             failpoint=env.get("MDP_FAILPOINT"),
             lock_wait_seconds=_seconds("MDP_LOCK_WAIT", env.get("MDP_LOCK_WAIT", "600")),
             keep_days=_days("MDP_KEEP_DAYS", env.get("MDP_KEEP_DAYS", "7")),
+            memory=_memory(env.get("MDP_MEMORY")),
             s3=S3Settings(
                 access_key=env.get("AWS_ACCESS_KEY_ID"),
                 secret_key=env.get("AWS_SECRET_ACCESS_KEY"),
@@ -228,6 +231,12 @@ def _days(name: str, value: str) -> float:
     if not 0 <= days < 1_000_000:
         raise SettingsError(f"{name} is {value!r}; give a number of days, 0 or more")
     return days
+
+
+def _memory(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"\d+(\.\d+)? *[KMGT]i?B", value, re.IGNORECASE):
+        raise SettingsError(f"MDP_MEMORY is {value!r}; give a size such as 4GB")
+    return value
 
 
 def _catalog(value: str | None) -> str:

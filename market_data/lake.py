@@ -113,9 +113,12 @@ def make_places(settings: Settings) -> None:
 
 
 def prepare(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
-    """Load the extensions on a connection and attach the head of the lake to it."""
+    """Load the extensions on a connection, bound its memory, and attach the head of the lake to it."""
     for statement in load_statements(settings):
         connection.execute(statement)
+    connection.execute(f"set temp_directory = {quoted(str(settings.state_dir / 'tmp'))}")
+    if settings.memory:
+        connection.execute(f"set memory_limit = {quoted(settings.memory)}")
     connection.execute(attach_statement(settings))
 
 

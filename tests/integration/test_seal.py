@@ -173,6 +173,7 @@ def test_a_day_becomes_a_file_an_instrument(warehouse: Warehouse) -> None:
     assert verified(warehouse) == []
 
 
+@pytest.mark.long
 def test_a_full_refresh_is_equal_after_the_seal_and_after_the_removal(warehouse: Warehouse, clock: list[int]) -> None:
     warehouse.build()
     before = warehouse.tables()
@@ -197,6 +198,7 @@ def test_what_the_lake_has_not_entered_yet_may_be_sealed_and_gone(warehouse: War
     assert differences(twin.tables(), warehouse.tables()) == []
 
 
+@pytest.mark.long
 def test_a_restore_enters_seals_again(warehouse: Warehouse) -> None:
     warehouse.build()
     before = warehouse.tables()
@@ -215,9 +217,8 @@ def test_a_restore_enters_seals_again(warehouse: Warehouse) -> None:
 
 
 def test_a_late_load_stays_open_for_the_next_seal(warehouse: Warehouse, clock: list[int], tmp_path: Path) -> None:
-    night = clock[0]
     sealed(warehouse)
-    clock[0] = AT
+    night, clock[0] = clock[0], AT
     stream(open_store(warehouse.settings.raw), 9, ["ETHUSDT", "BTCUSDT"])
     clock[0] = night
     before = raw_rows(warehouse)
@@ -236,6 +237,7 @@ def test_a_late_load_stays_open_for_the_next_seal(warehouse: Warehouse, clock: l
 HEADER = b"ticker,volume,open,close,high,low,window_start,transactions\n"
 
 
+@pytest.mark.long
 def test_a_delivery_again_works_before_during_and_after(
     tmp_path: Path, clock: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,7 +132,13 @@ trades as (
 ),
 
 eligible as (
-    select *, {{ bar_end }} as bar_end from trades where {{ eligible }}
+    select
+        *,
+        {{ bar_end }} as bar_end,
+        -- An outer join on an `or` would compare each with each.
+        coalesce(known_to, 'infinity'::timestamp_ns) as known_until
+    from trades
+    where {{ eligible }}
 ),
 
 first_known as (
@@ -180,7 +186,7 @@ trade_bars as (
         on cells.listing_id = eligible.listing_id
         and cells.period = eligible.period
         and eligible.known_from <= cells.known_from
-        and (eligible.known_to is null or eligible.known_to > cells.known_from)
+        and eligible.known_until > cells.known_from
     group by cells.listing_id, cells.period, cells.known_from
 ),
 
