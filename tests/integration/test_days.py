@@ -87,7 +87,7 @@ def kinds_of_times(world: World) -> list[int]:
     times = world.known_times()
     late = [time for time in times if time % (3600 * 10**9)]
     mornings = [time for time in times if time not in late]
-    chosen = [mornings[len(mornings) // 2], *late]
+    chosen = [mornings[len(mornings) // 2], *(rename.known_from for rename in world.renames), *late]
     return [time + step for time in chosen for step in (-1, 0, MINUTE)] + [times[-1] + 9 * DAY]
 
 
@@ -210,7 +210,7 @@ def test_a_doubled_split_is_one_at_the_later_date(days: Days) -> None:
 
 
 def test_a_rename_makes_one_series_once_it_is_known(days: Days) -> None:
-    (rename,) = days.world.renames
+    rename = days.world.renames[0]
     series = "select distinct instrument_id from research.returns_1d_as_of('{}') where symbol = 'NEW'"
     assert days.ask(series.format(iso(rename.known_from - 1))) == [("us_equities:NEW",)]
     assert days.ask(series.format(iso(rename.known_from + MINUTE))) == [("us_equities:OLD",)]
@@ -221,9 +221,24 @@ def test_a_rename_makes_one_series_once_it_is_known(days: Days) -> None:
     assert gap == 1
 
 
+def test_meta_is_one_series_across_its_tickers(days: Days) -> None:
+    """The vendor dates the change to Saturday the 11th; it traded as META from the 9th."""
+    after = (
+        "select session_date::varchar, symbol, gap_sessions from research.returns_1d_as_of('{}') where {} order by 1"
+    )
+    rows = days.ask(after.format("2022-06-15", "instrument_id = 'us_equities:FB'"))
+    assert rows[-4:] == [
+        ("2022-06-08", "FB", 1),
+        ("2022-06-09", "META", 1),
+        ("2022-06-10", "META", 1),
+        ("2022-06-13", "META", 1),
+    ]
+    assert days.ask(after.format("2022-06-11 03:59", "symbol = 'META'")) == [("2022-06-09", "META", None)]
+
+
 def test_an_index_member_is_whom_its_ticker_means_as_known(days: Days) -> None:
     """The file names NEW from a date on which it was called OLD; only the rename, once known, says so."""
-    (rename,) = days.world.renames
+    rename = days.world.renames[0]
     members = "select instrument_id from research.universe_as_of('{}') where universe = 'worlds' and symbol = 'NEW'"
     assert days.ask(members.format(iso(rename.known_from - 1))) == [("us_equities:NEW",)]
     assert days.ask(members.format(iso(rename.known_from + MINUTE))) == [("us_equities:OLD",)]
@@ -265,7 +280,7 @@ def compare_with_cut(days: Days, time: int, root: Path) -> None:
 
 def test_no_look_ahead(days: Days, tmp_path: Path) -> None:
     """Of all that a warehouse knows, X_as_of(K) shows what one that knows no more shows."""
-    (rename,) = days.world.renames
+    rename = days.world.renames[0]
     compare_with_cut(days, rename.known_from + MINUTE, tmp_path)
 
 

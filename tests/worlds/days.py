@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from worlds.adversarial import table
+from worlds.adversarial import COLUMNS, table
 from worlds.reference import DAY, MINUTE, File, cell_end, new_york, utc
 from worlds.warehouse import REPOSITORY
 
@@ -135,6 +135,7 @@ def draw_days(seed: int, count: int = 270) -> World:
             correct(world, days[number].date, new_york(days[0].date, days=at * 7 // 5, hour=13, minute=7), chance)
     add_actions(world, days, chance)
     add_rename(world, days)
+    add_meta(world, chance)
     add_vintages(world, days)
     # A file names its members by the tickers of the day on which it was made.
     rows = [["ticker", "start_date", "end_date"], ["NEW", str(days[0].date), ""], ["PLAIN", str(days[9].date), ""]]
@@ -245,6 +246,31 @@ def add_rename(world: World, days: list[Session]) -> None:
     world.renames.append(Rename("OLD", "NEW", date, said_otherwise))
 
 
+def add_meta(world: World, chance: random.Random) -> None:
+    """FB becomes META: a session's bar is made of one trade; the master dates the change to a Saturday."""
+    for day in SESSIONS[FIRST:]:
+        if dt.date(2022, 5, 2) <= day.date <= dt.date(2022, 7, 29):
+            ticker = "FB" if day.date < dt.date(2022, 6, 9) else "META"
+            price, size = round(chance.uniform(150, 200), 2), float(chance.randint(1, 500))
+            event = new_york(day.date, hour=12)
+            trade = {"ticker": ticker, "conditions": "", "correction": "0", "exchange": "11", "id": "1"}
+            trade |= {"participant_timestamp": str(event), "price": repr(price), "sequence_number": "1"}
+            trade |= {"sip_timestamp": str(event), "size": repr(size), "tape": "1", "trf_id": "", "trf_timestamp": ""}
+            body = table([COLUMNS, [trade[column] for column in COLUMNS]])
+            delivered = new_york(day.date, days=1, hour=10)
+            world.files.append(File("massive_trades", f"massive_trades_{day.date}.csv", body, delivered))
+            bar = Bar(price, price, price, price, size)
+            world.bars[ticker, day.date].append((new_york(day.date, days=1, hour=11), bar))
+    events = [
+        {"type": "ticker_change", "date": "2022-06-11", "ticker_change": {"ticker": "META"}},
+        {"type": "ticker_change", "date": "2012-05-18", "ticker_change": {"ticker": "FB"}},
+    ]
+    body = json.dumps({"results": {"name": "Meta", "composite_figi": "BBG2", "events": events}}).encode()
+    name = "massive_ticker_events_META.json"
+    world.files.append(File("massive_ticker_events", name, body, new_york(dt.date(2023, 6, 1))))
+    world.renames.append(Rename("FB", "META", dt.date(2022, 6, 9), new_york(dt.date(2022, 6, 11))))
+
+
 def add_vintages(world: World, days: list[Session]) -> None:
     observations = []
     for number, day in enumerate(range(5, len(days), 50)):
@@ -269,7 +295,7 @@ def cut_days(world: World, known_at: int) -> list[File]:
     kept = []
     for file in world.files:
         delivered = file.delivered_at or 0
-        if file.feed == "massive_day_aggs":
+        if file.feed in ("massive_day_aggs", "massive_trades"):
             session = dt.date.fromisoformat(file.name.removesuffix(".csv")[-10:])
             # The first delivery of a session is known by the rule, any other when it came.
             is_first = delivered < new_york(session, days=1, hour=11)
@@ -289,7 +315,9 @@ def cut_days(world: World, known_at: int) -> list[File]:
             ]
         elif file.feed == "massive_ticker_events":
             rows = document["results"]["events"]
-            rows[:] = [one for one in rows if max(delivered, new_york(dt.date.fromisoformat(one["date"]))) <= known_at]
+            # The second delivery of OLD's events says otherwise of one, and is known when it came.
+            since = delivered if file.name.endswith("_NEW.json") else 0
+            rows[:] = [one for one in rows if max(since, new_york(dt.date.fromisoformat(one["date"]))) <= known_at]
         else:
             rows = document["results"]
             (said,) = rows
@@ -455,6 +483,7 @@ class Known:
             (instrument, day.session.date): volatility_of(days, day)
             for instrument, days in self.days.items()
             for day in days
+            if self.is_asked(day)
         }
 
     def own_momentum(self) -> dict[tuple[str, dt.date], Row]:
