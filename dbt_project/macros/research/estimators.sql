@@ -62,15 +62,20 @@
     {{- return(names) -}}
 {%- endmacro %}
 
-{#- The index of the last bar at or before so many months of m sessions ago, at most ten sessions older. -#}
+{#- The index at the last bar at or before so many months ago. Counted in parts of a session, of which any month has 630. -#}
 {% macro months_before(lengths) -%}
     {% for months in lengths -%}
     last_value(here) over (
         partition by instrument_id, seen_at
-        order by session_seq
-        range between {{ months }} * m + 10 preceding and {{ months }} * m preceding
+        order by session_seq * (630 // m)
+        range between unbounded preceding and {{ months * 630 }} preceding
     ) as before_{{ months }}{{ "," if not loop.last }}
     {% endfor -%}
+{%- endmacro %}
+
+{#- The same, unless it is more than ten sessions older. -#}
+{% macro recent(months) -%}
+    (case when session_seq - before_{{ months }}.session_seq <= {{ months }} * m + 10 then before_{{ months }} end)
 {%- endmacro %}
 
 {#- What an index grew by from one place to another; null if a return between is. -#}

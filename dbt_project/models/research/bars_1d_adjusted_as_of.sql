@@ -6,15 +6,15 @@ with known as (
 ),
 
 newest as (
-    select -- noqa: AM04
+    select
         *,
         split_factor / arg_max(split_factor, session_date) over (partition by instrument_id) as split_scale,
         total_factor / arg_max(total_factor, session_date) over (partition by instrument_id) as total_scale
     from known
 )
 
-select -- noqa: AM04
-    * exclude (split_scale, total_scale),
+select
+    * exclude (split_scale, total_scale), -- noqa: AM04
     {{ scaled('split_adj_', 'split_scale') }},
     volume / split_scale as split_adj_volume,
     {{ scaled('adj_', 'total_scale') }}

@@ -20,6 +20,7 @@ indices as (
     select
         *,
         struct_pack(
+            session_seq,
             log_index := sum(coalesce(round(ln(gross_return) * 1e18)::hugeint, 0)) over so_far,
             breaks := count(*) filter (gross_return is null) over so_far
         ) as here
@@ -46,10 +47,10 @@ momentum as (
         session_seq,
         asked_from,
         {{ estimate('a * variance_252', 'observations_252', 252) }} as close_to_close_252,
-        {{ growth('before_1', 'before_3') }} as momentum_3_1,
-        {{ growth('before_1', 'before_6') }} as momentum_6_1,
-        {{ growth('before_1', 'before_12') }} as momentum_12_1,
-        -{{ growth('here', 'before_1') }} as reversal_1m
+        {{ growth(recent(1), recent(3)) }} as momentum_3_1,
+        {{ growth(recent(1), recent(6)) }} as momentum_6_1,
+        {{ growth(recent(1), recent(12)) }} as momentum_12_1,
+        -{{ growth('here', recent(1)) }} as reversal_1m
     from looked_back
 ),
 
