@@ -45,8 +45,12 @@ def build(
     full_refresh: bool = False,
     progress: Progress | None = None,
     project: Project | None = None,
+    daily: bool = True,
 ) -> Outcome:
     """Build what is new, test it, publish it. A process that builds often keeps a ``project``, and starts faster.
+
+    Without ``daily`` the daily research tables may be left as they are, behind the others: a later build with them
+    takes in what they missed.
 
     Raises ``BuildFailedError`` when a model or a test fails (readers then keep the version they had) and
     ``lock.LakeBusyError`` when another writer holds the lake for longer than MDP_LOCK_WAIT.
@@ -54,7 +58,7 @@ def build(
     started = time.monotonic()
     logs.event(log, "build-started", "building", on_screen=True, full_refresh=full_refresh)
     try:
-        outcome = _build(settings, full_refresh, progress, project or Project(settings))
+        outcome = _build(settings, full_refresh, progress, project or Project(settings), daily)
     except BuildFailedError as error:
         seconds = round(time.monotonic() - started, 3)
         message = f"the build failed: {error}"
@@ -72,18 +76,18 @@ def build(
     return outcome
 
 
-def _build(settings: Settings, full_refresh: bool, progress: Progress | None, project: Project) -> Outcome:
+def _build(settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, daily: bool) -> Outcome:
     with lock.writers_lock(settings):
-        outcome, loads_left = _build_slice(settings, full_refresh, progress, project)
+        outcome, loads_left = _build_slice(settings, full_refresh, progress, project, daily)
         while loads_left:  # a backlog too long to be read at once; what was read is published
-            part, loads_left = _build_slice(settings, False, progress, project)
+            part, loads_left = _build_slice(settings, False, progress, project, daily)
             new_loads, quarantined = outcome.new_loads + part.new_loads, outcome.quarantined + part.quarantined
             outcome = replace(outcome, version=part.version, new_loads=new_loads, quarantined=quarantined)
         return outcome
 
 
 def _build_slice(
-    settings: Settings, full_refresh: bool, progress: Progress | None, project: Project
+    settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, daily: bool
 ) -> tuple[Outcome, int]:
     """Build as much as is read at once; what came of it, and how many entered loads are left."""
     fingerprint = fingerprints.code_fingerprint()
@@ -93,7 +97,9 @@ def _build_slice(
         bookkeeping.enter_loads(connection, settings)
         release = publishing.published(connection)
         same_code = release is not None and release.code_fingerprint == fingerprint
-        if release and same_code and not full_refresh and publishing.is_up_to_date(connection, release):
+        since = publishing.seen_by_all(connection, release, daily=daily) if release else 0
+        is_complete = release is not None and since == release.last_load_seq
+        if release and same_code and not full_refresh and is_complete and publishing.is_up_to_date(connection, release):
             publishing.write_connect_script(settings, release.version)
             return Outcome(release.version, 0, built=False, restored=restored), 0
         end = publishing.window_end(connection, None if full_refresh else publishing.SLICE_RECORDS)
@@ -104,9 +110,9 @@ def _build_slice(
             arguments += ["--exclude-resource-type", "seed"]
             if is_head_published and publishing.has_staged(settings):
                 # The head is as this code made it: what no new record reaches stays as it is.
-                affected = project.affected_by(publishing.feeds_since(connection, release))
+                affected = project.affected_by(publishing.feeds_since(connection, since), daily=daily)
                 if affected.nodes:
-                    publishing.pass_over(connection, affected.passed_over, end)
+                    publishing.pass_over(connection, affected.passed_over, release.last_load_seq, end)
                     arguments = ["build", "--indirect-selection", "empty", "--select", *affected.nodes]
     with lake_plugin.reading_up_to(end):
         project.run(arguments, progress)

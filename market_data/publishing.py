@@ -24,6 +24,8 @@ from market_data import bookkeeping, lake
 UNFINISHED = ("started", "failed")
 REPROCESS = "mdp reprocess"
 """The command of runs that are parts of a whole (market_data/reprocessing.py)."""
+LAST_DAILY_TABLE = "features_1d_at_decision"
+"""The model that follows all daily tables: where it has come, they have."""
 SCRATCH = "scratch.duckdb"
 """Where staging models put the records of a build, in the lake's state directory."""
 
@@ -164,23 +166,33 @@ def loaded_since(connection: duckdb.DuckDBPyConnection, release: Release | None)
     return bookkeeping.scalar(connection, f"{query} {release.last_load_seq if release else 0}")
 
 
-def feeds_since(connection: duckdb.DuckDBPyConnection, release: Release) -> set[str]:
-    """The feeds of the loads that the head has taken in since a release."""
+def seen_by_all(connection: duckdb.DuckDBPyConnection, release: Release, *, daily: bool) -> int:
+    """The last load that all tables of a release hold; where a build left the daily ones behind, an earlier one."""
+    if not daily:
+        return release.last_load_seq
+    row = connection.execute(
+        "select load_seq from lake.observability.progress where model = ?", [LAST_DAILY_TABLE]
+    ).fetchone()
+    return min(release.last_load_seq, row[0]) if row else release.last_load_seq
+
+
+def feeds_since(connection: duckdb.DuckDBPyConnection, load_seq: int) -> set[str]:
+    """The feeds of the loads that the head has taken in since a load."""
     rows = connection.execute(
-        "select distinct feed from lake.observability.loads where outcome = 'loaded' and load_seq > ?",
-        [release.last_load_seq],
+        "select distinct feed from lake.observability.loads where outcome = 'loaded' and load_seq > ?", [load_seq]
     ).fetchall()
     return {feed for (feed,) in rows}
 
 
-def pass_over(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], end: int) -> None:
-    """Let these models have come to a load, since none of the loads up to it is for them.
+def pass_over(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], start: int, end: int) -> None:
+    """Let these models, which have come to one load, have come to a later one: none of the loads between is for them.
 
-    Models that this code does not know stay where they are: other code may know them again.
+    Models that this code does not know stay where they are: other code may know them again. So do those that were
+    left behind before.
     """
     connection.execute(
-        "update lake.observability.progress set load_seq = ? where list_contains(?, model)",
-        [end, list(tables)],
+        "update lake.observability.progress set load_seq = ? where list_contains(?, model) and load_seq >= ?",
+        [end, list(tables), start],
     )
 
 

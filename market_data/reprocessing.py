@@ -117,7 +117,8 @@ def _reread(
             withdraw(connection, tables, part)
             has_staged = publishing.has_staged(settings)
             if has_staged:
-                publishing.pass_over(connection, affected.passed_over, publishing.last_load_seq(connection))
+                last = publishing.last_load_seq(connection)
+                publishing.pass_over(connection, affected.passed_over, 0, last)
         chosen = [name for name in affected.nodes if name not in tests]
         project.run([*MODELS, *(["--select", *chosen] if has_staged else [])], progress)
         with project.connection() as connection:

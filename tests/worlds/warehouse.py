@@ -37,7 +37,17 @@ CANONICAL = (
     "corporate_actions",
     "universe_membership",
 )
-RESEARCH = ("bars_1m", "bars_1d", "macro_series")
+DAILY = (
+    "bars_1d_adjusted",
+    "returns_1d",
+    "volatility_1d",
+    "momentum_1d",
+    "liquidity_1d",
+    "universe",
+    "features_1d",
+    "features_1d_at_decision",
+)
+RESEARCH = ("bars_1m", "bars_1d", "macro_series", *DAILY)
 MASTERS = ("symbology", "instruments")
 SNAPSHOTS = ("ticker_changes", "figi_listings")
 COUNTERS = {"load_seq", "build_seq", "loaded_at"}
@@ -52,6 +62,8 @@ TABLES = (
     *(f"research.{table}" for table in RESEARCH),
     "versioned.int_book_states",
     "observability.book_gaps",
+    "versioned.int_bars_1d__chained",
+    "versioned.int_spreads_1d",
     "observability.conservation",
     "observability.records_by_kind",
     "observability.unknown_fields",

@@ -5,7 +5,8 @@
         test_scope: {column: bar_start, of: dates, changed: event_date, in: [int_trades__versioned]}
 
     `of: dates` compares a date or time column with literal dates, by which files are pruned; `of: times` a time column with
-    the first and the last time that changed on each date, which in a live build are seconds of a long day; `of: values` any
+    the first and the last time that changed on each date, which in a live build are seconds of a long day;
+    `of: since` a date with the first that changed; `of: values` any
     other column. `in` names versioned models, or `loads` for the loads themselves. With the var test_everything (`mdp verify
     --tables`), in a full refresh, and for models without a scope, tests see every row.
 -#}
@@ -42,6 +43,9 @@
         ) | select | list) -%}
     {%- endfor -%}
     {%- if scope.of == 'values' -%}{{- return(in_values(scope.column, values)) -}}{%- endif -%}
+    {%- if scope.of == 'since' -%}
+        {{- return(scope.column ~ " >= '" ~ (values | min) ~ "'" if values else "false") -}}
+    {%- endif -%}
     {{- return(in_dates(scope.column, values) if scope.of == 'dates' else in_times(scope.column, values)) -}}
 {%- endmacro %}
 

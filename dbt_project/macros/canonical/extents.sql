@@ -98,8 +98,10 @@
         )
 {%- endmacro %}
 
+{#- Whether they can be relied upon. Rows that `mdp reprocess` has withdrawn may be of keys that no new record has. -#}
 {% macro _has_extents() -%}
     {%- if not execute or not is_incremental() -%}{{- return(false) -}}{%- endif -%}
+    {%- if ask_value("select count(*) from (select 1 from " ~ this ~ " where load_seq < 0 limit 1)", 0) -%}{{- return(false) -}}{%- endif -%}
     {{- return(ask_value(
         "select count(*) from (from lake.observability.extents where model = '" ~ this.identifier ~ "' limit 1)", 0
     ) > 0) -}}

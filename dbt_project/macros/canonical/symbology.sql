@@ -43,7 +43,7 @@
 {%- endmacro %}
 
 {#- The last two steps of states with known_from and known_to: versions_on_grid, whatever segments they were cut into. -#}
-{% macro joined_segments(states, key, content) -%}
+{% macro joined_segments(states, key, content, numbers=[]) -%}
 edges as (
     select * exclude (known_to), true as is_there from {{ states }}
     union all by name
@@ -56,7 +56,7 @@ state_changes as (
     qualify row_number() over (partition by {{ key | join(', ') }}, known_from order by is_there desc) = 1
 ),
 
-{{ on_grid('state_changes', key=key, numbers=[], others=content) }}
+{{ on_grid('state_changes', key=key, numbers=numbers, others=content) }}
 {%- endmacro %}
 
 {#- Before the insert, in its transaction: what is not derived any more, or otherwise, is forgotten. -#}
