@@ -130,7 +130,6 @@ class Confluent:
         self._assigned = {partition}
 
     def poll(self, seconds: float) -> dict[Partition, Batch]:
-        self._trouble = None
         try:
             messages = self._consumer.consume(1, seconds)
             size, full = 0, bool(messages)
@@ -146,8 +145,10 @@ class Confluent:
             self._take_event(event)
         if events:
             messages = [message for message in messages if message.error() is None]
-        if not messages and self._trouble is not None:
-            raise self._told(self._trouble)
+        # What was met since the last poll, also while something else was asked of the brokers: it is told once.
+        trouble, self._trouble = self._trouble, None
+        if not messages and trouble is not None:
+            raise self._told(trouble)
         return self._batches(messages)
 
     def changes(self) -> Changes:

@@ -139,8 +139,10 @@ def test_a_broker_that_dies_and_comes_back(zone: Zone, kafka_server: KafkaServer
     with zone.started(topic, *QUICK) as loader:
         wait_for(lambda: len(zone.positions()) == 200, "the first records")
         kafka_server.kill()
-        loader.until_says("reading from Kafka at")
-        kafka_server.start()
+        try:
+            loader.until_says("reading from Kafka at")
+        finally:
+            kafka_server.start()  # other tests need it
         produce(zone.bootstrap, topic, numbered(200, 200, partitions=2))
         wait_for(lambda: len(zone.positions()) == 400, "the records after the restart")
         loader.process.terminate()

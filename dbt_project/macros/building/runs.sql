@@ -11,7 +11,7 @@
     {%- set last_load_seq = window_end() -%}
     {%- for node in graph.get('nodes', {}).values()
         if node.resource_type in ('model', 'snapshot') and node.config.materialized in keeps_a_mark()
-        and come.get(node.alias, 0) < last_load_seq -%}
+        and come.get(node.alias, 0) < last_load_seq and not is_snapshot_without_news(node.alias, come) -%}
         {%- do behind.append(node.name) -%}
     {%- endfor -%}
     {#- Tests that pass write nothing and change nothing; unit tests are of the code alone. -#}
