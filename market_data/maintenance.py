@@ -353,7 +353,6 @@ def maintain(
     with lock.writers_lock(settings), lake.open_for_writing(settings) as connection:
         bookkeeping.create_tables(connection)
         connection.execute(f"set memory_limit = '{MEMORY}'")
-        connection.execute(f"set temp_directory = {lake.quoted(str(settings.state_dir / 'spill'))}")
         why_not_compacted = why_not(connection)
         due = tasks(connection, min_files) if dry_run and why_not_compacted is None else []
         tables = {} if dry_run else _compact_all(connection, min_files)

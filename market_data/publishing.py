@@ -129,14 +129,13 @@ def window_end(connection: duckdb.DuckDBPyConnection, most_records: int | None) 
 
     They are counted from the last load processed; one is read in any case.
     """
-    last = last_load_seq(connection)
     if most_records is None:
-        return last
+        return last_load_seq(connection)
     done = last_processed(connection)
-    return done + bookkeeping.scalar(
+    end = bookkeeping.scalar(
         connection,
         f"""
-        select coalesce(max(load_seq) filter (records_so_far <= {most_records}), min(load_seq)) - {done}
+        select coalesce(max(load_seq) filter (records_so_far <= {most_records}), min(load_seq))
         from (
             select load_seq, sum(if(outcome = 'loaded', records, 0)) over (order by load_seq) as records_so_far
             from lake.observability.loads
@@ -144,6 +143,7 @@ def window_end(connection: duckdb.DuckDBPyConnection, most_records: int | None) 
         )
         """,
     )
+    return end or done
 
 
 def is_up_to_date(connection: duckdb.DuckDBPyConnection, release: Release) -> bool:

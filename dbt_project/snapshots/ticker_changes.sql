@@ -2,15 +2,8 @@
 
 {{ config(unique_key=['composite_figi', 'event_date'], strategy='timestamp', updated_at='delivered_at') }}
 
-with versions as (
-    select * from {{ ref('int_ticker_changes__versioned') }} where not is_duplicate
-),
-
--- What a delivery says of a change, in the end. A change that it takes back is a row as well.
-said as (
-    select * replace (min(known_from) over (partition by composite_figi, event_date, delivered_at) as known_from)
-    from versions
-    qualify row_number() over (partition by composite_figi, event_date, delivered_at order by revision desc) = 1
+with said as (
+    {{ said_by_delivery('int_ticker_changes__versioned', 'composite_figi, event_date') }}
 )
 
 select

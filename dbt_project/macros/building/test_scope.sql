@@ -55,9 +55,14 @@
     {%- for time in times | sort -%}
         {%- do spans.update({time[:10]: (spans.get(time[:10], (time, time))[0], time)}) -%}
     {%- endfor -%}
+    {{- return(in_ranges(column, spans.values(), '<=')) -}}
+{%- endmacro %}
+
+{#- Whether a column lies in one of the ranges, whose bounds are literals; the second is left out, or with '<=' taken in. -#}
+{% macro in_ranges(column, ranges, until='<') -%}
     {%- set conditions = [] -%}
-    {%- for first, last in spans.values() -%}
-        {%- do conditions.append("(" ~ column ~ " >= '" ~ first ~ "' and " ~ column ~ " <= '" ~ last ~ "')") -%}
+    {%- for first, last in ranges -%}
+        {%- do conditions.append("(" ~ column ~ " >= '" ~ first ~ "' and " ~ column ~ " " ~ until ~ " '" ~ last ~ "')") -%}
     {%- endfor -%}
     {{- return("(" ~ conditions | join(' or ') ~ ")" if conditions else "false") -}}
 {%- endmacro %}
@@ -84,9 +89,5 @@
             {%- do ranges.append((first, next)) -%}
         {%- endif -%}
     {%- endfor -%}
-    {%- set conditions = [] -%}
-    {%- for first, next in ranges -%}
-        {%- do conditions.append("(" ~ column ~ " >= '" ~ first ~ "' and " ~ column ~ " < '" ~ next ~ "')") -%}
-    {%- endfor -%}
-    {{- return("(" ~ conditions | join(' or ') ~ ")" if conditions else "false") -}}
+    {{- return(in_ranges(column, ranges)) -}}
 {%- endmacro %}

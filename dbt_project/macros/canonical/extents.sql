@@ -115,9 +115,5 @@
         ~ ") group by run order by 1"
     ) -%}
     {%- if ranges | length > 24 -%}{%- set ranges = [(ranges[0][0], ranges[-1][1])] -%}{%- endif -%}
-    {%- set conditions = [] -%}
-    {%- for first, next in ranges -%}
-        {%- do conditions.append("(event_time >= '" ~ first ~ "' and event_time < '" ~ next ~ "')") -%}
-    {%- endfor -%}
-    {{- return("(" ~ conditions | join(" or ") ~ ")" if conditions else "false") -}}
+    {{- return(in_ranges('event_time', ranges)) -}}
 {%- endmacro %}

@@ -101,3 +101,11 @@
 {% macro snapshot_lineage() -%}
     knowledge_basis, feed, schema_version, load_id, source, source_partition, nullif(source_position, -1) as source_position
 {%- endmacro %}
+
+{#- What each delivery says of a key, in the end. What it takes back is a row as well. -#}
+{% macro said_by_delivery(versioned_model, key) -%}
+    select * replace (min(known_from) over (partition by {{ key }}, delivered_at) as known_from)
+    from {{ ref(versioned_model) }}
+    where not is_duplicate
+    qualify row_number() over (partition by {{ key }}, delivered_at order by revision desc) = 1
+{%- endmacro %}

@@ -101,3 +101,11 @@ from changed
         origin := {{ origin }}
     )
 {%- endmacro %}
+
+{#- A crypto venue's own pairs need no master: a listing is an instrument of that venue, known from its first record. -#}
+{% macro pairs_of_venues() -%}
+    select listings.*, listing_id as instrument_id, null::timestamp_ns as known_to, 0 as revision
+    from {{ ref('int_listings') }} as listings
+    inner join {{ ref('feeds') }} as feeds on listings.feed = feeds.feed
+    where asset_class = 'crypto'
+{%- endmacro %}
