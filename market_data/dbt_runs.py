@@ -30,6 +30,8 @@ Progress = Callable[[str, int, int], None]
 
 DEFINITIONS = ("view", "table_function")
 """Materializations that hold no data: under the same code they stand as they are."""
+KEEP_A_MARK = ("incremental", "snapshot")
+"""Materializations whose tables keep a mark in ``observability.progress``."""
 
 
 class BuildFailedError(RuntimeError):
@@ -46,7 +48,7 @@ class Affected:
 
     nodes: tuple[str, ...]
     passed_over: tuple[str, ...]
-    """Incremental models of this code, by the names of their tables, none of whose feeds has anything new."""
+    """Tables of this code that keep a mark, by name, none of whose feeds has anything new."""
 
 
 class Project:
@@ -106,7 +108,7 @@ class Project:
         passed_over = (
             node.alias
             for name, node in nodes.items()
-            if name not in reached and node.config.materialized == "incremental"
+            if name not in reached and node.config.materialized in KEEP_A_MARK
         )
         return Affected(tuple(node.name for node in run), tuple(sorted(passed_over)))
 

@@ -19,6 +19,8 @@ import pyarrow as pa
 
 from market_data.demo.truth import LANDED, Delivery, Question, Truth
 
+_OF_MASTERS = ("ticker_changes", "figi_listings")
+"""What masters say makes symbology and instruments, and is itself no table of canonical."""
 _VERSIONED = (
     "trades",
     "quotes",
@@ -26,6 +28,7 @@ _VERSIONED = (
     "corporate_actions",
     "universe_membership",
     "macro_observations",
+    *_OF_MASTERS,
 )
 _HERE = "load_id = plant.load_id and source_position = plant.position"
 _WHOLE = "delivery = plant.delivery"
@@ -137,8 +140,10 @@ KINDS: Mapping[str, tuple[str, str]] = {
         f"exists (from canonical.corporate_actions where {_HERE} and action_type = 'split')",
     ),
     "rename": (
-        "ticker change, unread",
-        f"exists ({_of('observability.records_by_kind')} and disposition = 'unread')",
+        "ticker change followed",
+        f"exists (from canonical.symbology as names where {_HERE} and instrument_id != listing_id and not exists ("
+        "from canonical.trades_as_of('2200-01-01') as trades"
+        " where trades.listing_id = names.listing_id and trades.instrument_id != names.instrument_id))",
     ),
     "new": ("member joining an index", f"exists (from canonical.universe_membership where {_HERE})"),
     "missing_value": (
@@ -276,10 +281,15 @@ def _tables(connection: duckdb.DuckDBPyConnection, truth: Truth) -> list[bool]:
     agree = []
     for name, expected in truth.tables.items():
         cancelled = "is_cancelled" if name == "trades" else "false"
+        shown = (
+            f"(from versioned.int_{name}__versioned where not is_duplicate and not is_deletion)"
+            if name in _OF_MASTERS
+            else f"canonical.{name}"
+        )
         found = _row(
             connection,
             "select count(*) filter (known_to is null), count(*),"
-            f" count(*) filter (known_to is null and {cancelled}) from canonical.{name}",
+            f" count(*) filter (known_to is null and {cancelled}) from {shown}",
         )
         agree.append(found == (expected.keys, expected.versions, expected.cancelled))
     return agree

@@ -131,8 +131,10 @@ def _ticker_events(seed: int) -> Parcel:
     events = [
         Record(
             _element({"ticker_change": {"ticker": ticker}, "type": "ticker_change", "date": day}),
-            Fate.UNREAD,
-            symbol=ticker,
+            Fate.CANONICAL,
+            "ticker_changes",
+            ticker,
+            (renamed.ticker, day),
             planted=planted,
             why=why,
         )
@@ -163,7 +165,13 @@ def _openfigi(seed: int) -> Iterator[Parcel]:
         dice = Dice(seed, "figi", ticker)
         composite, share_class = _figi(dice), _figi(dice)
         listings = [
-            Record(_listing(ticker, exchange, figi, composite, share_class), Fate.UNREAD, symbol=ticker)
+            Record(
+                _listing(ticker, exchange, figi, composite, share_class),
+                Fate.CANONICAL,
+                "figi_listings",
+                ticker,
+                (ticker, figi),
+            )
             for exchange, figi in (("US", composite), ("UW", _figi(dice)), ("UN", _figi(dice)))
         ]
         head, tail = '[{"data":[', "]}]\n"

@@ -269,6 +269,31 @@ def test_coinbase_is_counted_and_sides_are_the_aggressors(forward: Loaded, captu
     assert len({row[1:3] for row in rows}) == len(rows) == 107
 
 
+# Pairs of both venues
+
+
+def test_pairs_are_instruments_of_their_venue_from_their_first_record_on(forward: Loaded, captures: Path) -> None:
+    made = {message["product_id"] for kind, _, message in coinbase_messages(captures) if kind in ("match", "ticker")}
+    pairs = {("coinbase", product, *product.split("-")) for product in made} | {("binance", "BTCUSDT", "BTC", "USDT")}
+    named = forward.ask(
+        "select venue, symbol, base_currency, quote_currency, instrument_id, known_to"
+        " from canonical.instruments where asset_class = 'crypto'"
+    )
+    assert {row[:4] for row in named} == pairs
+    assert all(row[4:] == (f"{row[0]}:{row[1]}", None) for row in named)
+    first_known = (
+        "select listing_id, min(known_from) from (select listing_id, known_from from canonical.trades"
+        " union all select listing_id, known_from from canonical.quotes) group by listing_id"
+    )
+    meant = forward.ask(
+        "select listing_id, instrument_id, known_from from canonical.symbology where venue in ('binance', 'coinbase')"
+    )
+    assert sorted(meant) == sorted((listing, listing, known) for listing, known in forward.ask(first_known))
+    assert forward.ask(
+        "select count(*) from observability.unnamed_listings where venue in ('binance', 'coinbase')"
+    ) == [(0,)]
+
+
 # ALFRED
 
 
@@ -377,8 +402,8 @@ def test_every_load_is_conserved(forward: Loaded, captures: Path) -> None:
     assert by_file[GDP_2025] == (raw[GDP_2025] - again, again, 0, 0, 0)
     assert by_file["massive_splits.json"] == (10, 0, 0, 0, 0)
     assert by_file["massive_dividends.json"] == (10, 0, 0, 0, 0)
-    assert by_file["massive_ticker_events_META.json"] == (0, 0, 0, 0, 2)
-    assert by_file["openfigi_mapping_IBM.json"] == (0, 0, 0, 0, 198)
+    assert by_file["massive_ticker_events_META.json"] == (2, 0, 0, 0, 0)
+    assert by_file["openfigi_mapping_IBM.json"] == (198, 0, 0, 0, 0)
     assert by_file["sp500_ticker_start_end.csv"] == (raw["sp500_ticker_start_end.csv"], 0, 0, 0, 0)
 
 

@@ -31,7 +31,7 @@ import pytest
 from market_data.demo import Delivery, Truth, generate
 from market_data.demo.crypto import STREAMS
 
-CONTENT_HASH = "899dc7b91ad207586d5e722c175ba6afcfbc6aa81454e25691a75b3cc923a946"
+CONTENT_HASH = "4db50a8ae72508f08a5c50c3de78c763951966675d7171de146618ce74c88c64"
 NEW_YORK = ZoneInfo("America/New_York")
 DAY = 86_400 * 10**9
 
@@ -416,7 +416,11 @@ def element(feed: str, found: dict[str, Any], path: Path) -> Seen:
             return bad("invalid_value")
         key = (found["ticker"], "dividend", found["ex_dividend_date"], found["dividend_type"])
         return Seen("corporate_actions", key, sorted(found.items()), ("", delivered))
-    return Seen("control" if "warning" in found else "unread")
+    if feed == "massive_ticker_events":
+        return Seen("ticker_changes", (path.name, found["date"]), found["ticker_change"], ("", delivered))
+    if "warning" in found:
+        return Seen("control")
+    return Seen("figi_listings", (path.name, found["figi"]), sorted(found.items()), ("", delivered))
 
 
 def elements(feed: str, document: Any) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from worlds.reference import DAY, MINUTE, SECOND, File, new_york, utc
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
+Made = TypeVar("Made")
 CAPTURES = 4  # the binance worlds share this many capture files
 MILLISECOND = 1_000_000
 
@@ -37,11 +38,12 @@ class World:
 
 def draw(kind: str, count: int, chance: int) -> list[World]:
     """As many worlds of a kind, each drawn by hypothesis, the same for the same `chance`."""
-    return [_draw_one(kind, number, chance) for number in range(count)]
+    return [draw_world(KINDS[kind], number, chance) for number in range(count)]
 
 
-def _draw_one(kind: str, number: int, chance: int) -> World:
-    found: list[World] = []
+def draw_world(make: Callable[[int, Draw], Made], number: int, chance: int) -> Made:
+    """One world, the same for the same `number` and `chance`."""
+    found: list[Made] = []
 
     @seed(chance * 1_000 + number)
     @settings(
@@ -53,7 +55,7 @@ def _draw_one(kind: str, number: int, chance: int) -> World:
     )
     @given(st.data())
     def collect(data: st.DataObject) -> None:
-        found.append(KINDS[kind](number, data.draw))
+        found.append(make(number, data.draw))
 
     collect()
     return found[-1]

@@ -29,12 +29,31 @@ from market_data.build import build
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CANONICAL = ("trades", "quotes", "bars", "macro_observations", "corporate_actions", "universe_membership")
-RESEARCH = ("bars_1m", "bars_1d", "macro_series")
+DAILY = (
+    "bars_1d_adjusted",
+    "returns_1d",
+    "volatility_1d",
+    "momentum_1d",
+    "liquidity_1d",
+    "universe",
+    "features_1d",
+    "features_1d_at_decision",
+)
+RESEARCH = ("bars_1m", "bars_1d", "macro_series", *DAILY)
+MASTERS = ("symbology", "instruments")
+SNAPSHOTS = ("ticker_changes", "figi_listings")
 COUNTERS = {"load_seq", "build_seq", "loaded_at"}
 TABLES = (
     *(f"canonical.{table}" for table in (*CANONICAL, "quarantine")),
     *(f"versioned.int_{table}__versioned" for table in CANONICAL),
+    *(f"canonical.{table}" for table in MASTERS),
+    *(f"versioned.int_{table}__versioned" for table in (*MASTERS, *SNAPSHOTS)),
+    *(f"snapshots.{table}" for table in SNAPSHOTS),
+    "versioned.int_listings",
+    "versioned.int_last_trades",
     *(f"research.{table}" for table in RESEARCH),
+    "versioned.int_bars_1d__chained",
+    "versioned.int_spreads_1d",
     "observability.conservation",
     "observability.records_by_kind",
 )

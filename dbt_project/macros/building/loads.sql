@@ -59,12 +59,27 @@
     {%- if not execute -%}{{- return("select 1") -}}{%- endif -%}
     {%- set marks = [window_end()] -%}
     {%- set come = progress() -%}
-    {%- for id in model.depends_on.nodes
-        if id in graph.nodes and graph.nodes[id].config.materialized == 'incremental' -%}
-        {%- do marks.append(come.get(graph.nodes[id].alias, 0)) -%}
-    {%- endfor -%}
+    {%- for name in marked_parents(model.depends_on.nodes) -%}{%- do marks.append(come.get(name, 0)) -%}{%- endfor -%}
     delete from lake.observability.progress where model = '{{ this.identifier }}';
     insert into lake.observability.progress values ('{{ this.identifier }}', {{ marks | min }}, '{{ invocation_id }}')
+{%- endmacro %}
+
+{#- The tables with marks that are read, directly or through views. -#}
+{% macro marked_parents(ids) -%}
+    {%- set names = [] -%}
+    {%- for id in ids if id in graph.nodes -%}
+        {%- if graph.nodes[id].config.materialized in keeps_a_mark() -%}
+            {%- do names.append(graph.nodes[id].alias) -%}
+        {%- elif graph.nodes[id].config.materialized == 'view' -%}
+            {%- do names.extend(marked_parents(graph.nodes[id].depends_on.nodes)) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{- return(names) -}}
+{%- endmacro %}
+
+{#- The materializations whose tables keep a mark of their own. -#}
+{% macro keeps_a_mark() -%}
+    {{- return(['incremental', 'snapshot']) -}}
 {%- endmacro %}
 
 {#- After which load a staging model must read: the least mark of the incremental models that read it. A model that starts

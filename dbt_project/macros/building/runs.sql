@@ -10,7 +10,7 @@
     {%- set come = progress() -%}
     {%- set last_load_seq = window_end() -%}
     {%- for node in graph.get('nodes', {}).values()
-        if node.resource_type == 'model' and node.config.materialized == 'incremental'
+        if node.resource_type in ('model', 'snapshot') and node.config.materialized in keeps_a_mark()
         and come.get(node.alias, 0) < last_load_seq -%}
         {%- do behind.append(node.name) -%}
     {%- endfor -%}

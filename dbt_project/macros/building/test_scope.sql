@@ -4,8 +4,8 @@
 
         test_scope: {column: event_time, of: dates, changed: event_date, in: [int_trades__versioned]}
 
-    `of: dates` compares a date or time column with literal dates, by which files are pruned; `of: values` any other
-    column. `in` names versioned models, or `loads` for the loads themselves. With the var test_everything (`mdp verify
+    `of: dates` compares a date or time column with literal dates, by which files are pruned; `of: since`
+    with the first of them; `of: values` any other column. `in` names versioned models, or `loads` for the loads themselves. With the var test_everything (`mdp verify
     --tables`), in a full refresh, and for models without a scope, tests see every row.
 -#}
 {% macro get_where_subquery(relation) -%}
@@ -37,6 +37,9 @@
             "select distinct (" ~ scope.changed ~ ")::varchar as changed from " ~ changed ~ published
         ) | select | list) -%}
     {%- endfor -%}
+    {%- if scope.of == 'since' -%}
+        {{- return(scope.column ~ " >= '" ~ (values | min) ~ "'" if values else "false") -}}
+    {%- endif -%}
     {{- return(in_dates(scope.column, values) if scope.of == 'dates' else in_values(scope.column, values)) -}}
 {%- endmacro %}
 

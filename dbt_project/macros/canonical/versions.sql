@@ -91,7 +91,7 @@ deliveries as (
         select * from named_deliveries
         where (feed, scope) in (select (feed, scope) from all_records where scope is not null)
     )
-    where feed in (select feed from {{ ref('feeds') }} where delivery_scope in ('day', 'full'))
+    where feed in (select feed from {{ ref('feeds') }} where delivery_scope in ('day', 'full', 'key'))
 ),
 
 -- A key that a later delivery of its scope lacks was deleted by it.

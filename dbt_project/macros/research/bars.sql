@@ -85,18 +85,7 @@ feeds as (
     select * from {{ ref('feeds') }}
 ),
 
--- What a trade's sale conditions forbid. Those that mark extended hours forbid nothing outside the session.
-conditions as (
-    select
-        feed,
-        coalesce(list(code) filter (not updates_open_close), []) as no_open_close,
-        coalesce(list(code) filter (not updates_open_close and not marks_extended_hours), []) as no_open_close_outside,
-        coalesce(list(code) filter (not updates_high_low), []) as no_high_low,
-        coalesce(list(code) filter (not updates_high_low and not marks_extended_hours), []) as no_high_low_outside,
-        coalesce(list(code) filter (not updates_volume), []) as no_volume
-    from {{ ref('trade_conditions') }}
-    group by feed
-),
+{{ trade_rules() }},
 
 trades as (
     select
@@ -281,5 +270,20 @@ named as (
         split_part(versions_on_grid.listing_id, ':', 1) as venue,
         versions_on_grid.listing_id[length(split_part(versions_on_grid.listing_id, ':', 1)) + 2:] as symbol
     from versions_on_grid
+)
+{%- endmacro %}
+
+{#- What a trade's sale conditions forbid. Those that mark extended hours forbid nothing outside the session. -#}
+{% macro trade_rules() -%}
+conditions as (
+    select
+        feed,
+        coalesce(list(code) filter (not updates_open_close), []) as no_open_close,
+        coalesce(list(code) filter (not updates_open_close and not marks_extended_hours), []) as no_open_close_outside,
+        coalesce(list(code) filter (not updates_high_low), []) as no_high_low,
+        coalesce(list(code) filter (not updates_high_low and not marks_extended_hours), []) as no_high_low_outside,
+        coalesce(list(code) filter (not updates_volume), []) as no_volume
+    from {{ ref('trade_conditions') }}
+    group by feed
 )
 {%- endmacro %}

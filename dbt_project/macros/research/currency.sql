@@ -8,3 +8,11 @@
         )
     end
 {%- endmacro %}
+
+{#- What is traded, where a listing is a pair: what stands before the currency. -#}
+{% macro base_currency_of(venue, symbol) -%}
+    case {{ venue }}
+        when 'coinbase' then split_part({{ symbol }}, '-', 1)
+        when 'binance' then nullif(left({{ symbol }}, length({{ symbol }}) - length({{ currency_of(venue, symbol) }})), '')
+    end
+{%- endmacro %}

@@ -6,7 +6,10 @@
     post_hook="{{ note_progress() }}"
 ) }}
 
-{%- set tables = ['trades', 'quotes', 'bars', 'corporate_actions', 'universe_membership', 'macro_observations'] %}
+{%- set tables = [
+    'trades', 'quotes', 'bars', 'corporate_actions', 'universe_membership', 'macro_observations',
+    'ticker_changes', 'figi_listings'
+] %}
 {%- set is_touched = is_touched_load(tables) %}
 
 with loads as (

@@ -1,3 +1,3 @@
 {{ config(materialized='table_function', parameters='known_at') }}
 
-{{ as_of(ref('bars_1d')) }}
+{{ with_instrument_as_of(ref('bars_1d'), 'session_close', has_column=true) }}

@@ -1,3 +1,3 @@
 {{ config(materialized='table_function', parameters='known_at') }}
 
-{{ as_of(ref('bars_1m')) }}
+{{ with_instrument_as_of(ref('bars_1m'), 'bar_start', has_column=true) }}

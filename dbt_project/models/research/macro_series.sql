@@ -69,21 +69,57 @@ first_vintages as (
     group by moments.series_id, moments.observation_date, moments.known_from
 ),
 
+-- The newest period of the vintages before each, and since when the last of them has been known.
+earlier_vintages as (
+    select
+        series_id,
+        published_on,
+        max(max(newest_period)) over earlier as earlier_period,
+        max(max(known_from)) over earlier as earlier_known_from
+    from vintages
+    group by series_id, published_on
+    window earlier as (
+        partition by series_id order by published_on rows between unbounded preceding and 1 preceding
+    )
+),
+
+dated_first_vintages as (
+    select first_vintages.*, earlier_period, coalesce(earlier_known_from > known_from, false) as is_before_a_late_one
+    from first_vintages
+    inner join earlier_vintages
+        on first_vintages.series_id = earlier_vintages.series_id
+        and first_vintage.published_on = earlier_vintages.published_on
+),
+
+-- Where one of them became known later, those that were known are looked for: rare, and dear for a daily series.
+earlier_periods as (
+    select series_id, observation_date, known_from, first_vintage, earlier_period
+    from dated_first_vintages
+    where not is_before_a_late_one
+    union all
+    select
+        firsts.series_id,
+        firsts.observation_date,
+        firsts.known_from,
+        firsts.first_vintage,
+        max(vintages.newest_period) as earlier_period
+    from dated_first_vintages as firsts
+    left join vintages
+        on firsts.series_id = vintages.series_id
+        and vintages.published_on < firsts.first_vintage.published_on
+        and vintages.known_from <= firsts.known_from
+    where is_before_a_late_one
+    group by firsts.series_id, firsts.observation_date, firsts.known_from, firsts.first_vintage
+),
+
 -- It is a first print if the period is newer than any of the earlier vintages, of which there must be one.
 first_prints as (
     select
-        first_vintages.series_id,
-        first_vintages.observation_date,
-        first_vintages.known_from,
-        case
-            when max(vintages.newest_period) < first_vintages.observation_date then any_value(first_vintage).value
-        end as first_print
-    from first_vintages
-    left join vintages
-        on first_vintages.series_id = vintages.series_id
-        and vintages.published_on < first_vintage.published_on
-        and vintages.known_from <= first_vintages.known_from
-    group by first_vintages.series_id, first_vintages.observation_date, first_vintages.known_from
+        series_id,
+        observation_date,
+        known_from,
+        case when earlier_period < observation_date then first_vintage.value end as first_print
+    from earlier_periods
 ),
 
 states as (
@@ -101,8 +137,7 @@ states as (
     inner join observations
         on first_prints.series_id = observations.series_id
         and first_prints.observation_date = observations.observation_date
-        and observations.known_from <= first_prints.known_from
-        and (observations.known_to is null or observations.known_to > first_prints.known_from)
+        and {{ known_at('observations', 'first_prints.known_from') }}
 ),
 
 {{ on_grid(

@@ -1,6 +1,5 @@
 {{ config(meta={'feed': 'massive_ticker_events'}) }}
 
-
 {%- set members = {'type': 'type', 'event_date_text': 'date', 'symbol': 'ticker_change/ticker'} %}
 {%- set issuer = {'issuer_name': 'name', 'composite_figi': 'composite_figi', 'cik': 'cik'} %}
 
@@ -16,9 +15,10 @@ typed as (
 ),
 
 {{ judged(
-    'typed', 'massive_ticker_events', [], [
-        refuse_missing("'ticker_change'", ['symbol', 'event_date_text']),
-        refuse_unreadable("'ticker_change'", ['event_date'])
+    'typed', 'massive_ticker_events', ['ticker_change'], [
+        refuse_missing("'ticker_change'", ['composite_figi', 'symbol', 'event_date_text']),
+        refuse_unreadable("'ticker_change'", ['event_date']),
+        refuse_impossible_dates("'ticker_change'", ['event_date'])
     ]
 ) }}
 

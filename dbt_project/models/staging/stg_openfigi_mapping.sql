@@ -6,7 +6,7 @@
     'security_description': 'securityDescription', 'error': 'error', 'warning': 'warning'
 } %}
 
-with {{ json_records('openfigi_mapping', members) }},
+with {{ json_records('openfigi_mapping', members, attributes=['ticker']) }},
 
 typed as (
     select
@@ -19,13 +19,16 @@ typed as (
 ),
 
 {{ judged(
-    'typed', 'openfigi_mapping', [], [
+    'typed', 'openfigi_mapping', ['listing'], [
         refuse_missing("'listing'", ['figi'])
     ]
 ) }}
 
 select
     {{ judged_columns() }},
+    coalesce(ticker, '') as asked_for,
+    -- An answer that holds an error, a warning or a broken record is complete for nothing.
+    bool_and(disposition = 'modelled') over (partition by load_id) as is_complete,
     figi,
     composite_figi,
     share_class_figi,

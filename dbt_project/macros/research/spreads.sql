@@ -1,0 +1,35 @@
+{#-
+    Spreads of a session, from quotes and trades. Their clock is the venue's where it stamps its quotes; Binance's
+    bookTicker has none, so that both are taken by the receive clock.
+-#}
+
+{% macro quote_clock() -%}
+    case when feed = 'binance_spot' then received_time else event_time end
+{%- endmacro %}
+
+{#- Sessions whose spreads may have changed since this model's mark. A trade may meet a quote of the day before. -#}
+{% macro touched_quote_sessions() -%}
+    select listing_id, unnest([session_date, session_date + 1]) as session_date
+    from {{ ref('int_quotes__versioned') }}
+    where build_seq > {{ mark() }}
+    union
+    select listing_id, session_date from {{ ref('int_trades__versioned') }} where build_seq > {{ mark() }}
+{%- endmacro %}
+
+{#- The partitions in which their quotes and trades lie. -#}
+{% macro touched_quote_dates() -%}
+    {{- return(ask_values(
+        "select distinct unnest([session_date - 1, session_date, session_date + 1])::varchar as changed from ("
+        ~ touched_quote_sessions() ~ ")"
+    ) if execute else []) -}}
+{%- endmacro %}
+
+{% macro forget_touched_spreads() -%}
+    {%- if is_incremental() -%}
+    delete from {{ this }}
+    where {{ in_dates('session_date', touched_quote_dates()) }}
+        and (listing_id, session_date) in (select (listing_id, session_date) from ({{ touched_quote_sessions() }}))
+    {%- else -%}
+    select 1
+    {%- endif -%}
+{%- endmacro %}

@@ -1,0 +1,3 @@
+{{ config(materialized='table_function', parameters='known_at') }}
+
+{{ with_instrument_as_of(ref('bars'), 'bar_start') }}

@@ -1,0 +1,11 @@
+{{ config(materialized='table_function', parameters='known_at') }}
+
+-- Neither when it will be known otherwise, nor an end that lies ahead, was known then.
+select
+    * replace ( -- noqa: AM04
+        null::timestamp_ns as known_to,
+        case when {{ new_york_time('valid_to') }} <= known_at::varchar::timestamp_ns then valid_to end as valid_to
+    )
+from {{ ref('symbology') }}
+where known_from <= known_at::varchar::timestamp_ns
+    and (known_to is null or known_to > known_at::varchar::timestamp_ns)

@@ -1,0 +1,42 @@
+{{ config(
+    incremental_strategy='append',
+    pre_hook="{{ forget_touched_renames() }}"
+) }}
+
+with renames as (
+    {{ touched_renames() }}
+),
+
+-- Trades that became known, and ceased to be, together are one: their last.
+trades as (
+    select renames.listing_id, renamed_on, known_from, known_to, max(event_time) as event_time
+    from {{ ref('int_trades__versioned') }} as trades
+    inner join renames
+        on trades.listing_id = renames.listing_id and {{ in_rename_window('event_time', 'renamed_on') }}
+    where not is_duplicate
+        and not is_deletion
+        and not is_cancelled
+        and (known_to is null or known_to > known_from)
+        and {{ in_dates('event_date', dates_of_touched_renames()) }}
+    group by renames.listing_id, renamed_on, known_from, known_to
+),
+
+rename_segments as (
+    {{ segments(['trades'], 'listing_id, renamed_on') }}
+),
+
+states as (
+    select segments.listing_id, segments.renamed_on, segments.known_from, segments.known_to, max(event_time) as last_trade_at
+    from rename_segments as segments
+    inner join trades
+        on segments.listing_id = trades.listing_id
+        and segments.renamed_on = trades.renamed_on
+        and {{ known_during('trades', 'segments') }}
+    group by segments.listing_id, segments.renamed_on, segments.known_from, segments.known_to
+),
+
+{{ joined_segments('states', key=['listing_id', 'renamed_on'], content=['last_trade_at']) }}
+
+select
+    {{ column_list() }}
+from versions_on_grid

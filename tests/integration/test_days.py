@@ -1,0 +1,225 @@
+"""Daily research tables: what they answer as of a time, against NumPy, and against a warehouse that knows no more.
+
+    a world of day bars ── first deliveries, a build ── corrections and late news, a build ──> whole
+        ├── Known(world, K) in NumPy ── equal to 1e-9 ── X_as_of(K)
+        ├── only the facts known by K ── one build ──> cut ── equal ── X_as_of(K)
+        └── mdp build --full-refresh ── equal
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from worlds.days import EXAMPLE, FIRST, MINUTE, SESSIONS, Known, World, cut_days, draw_days
+from worlds.reference import DAY, File
+from worlds.warehouse import DAILY, Warehouse, differences, read_sorted
+
+SEED = 1
+TABLES: dict[str, Callable[[Known], dict[Any, Any]]] = {
+    "bars_1d_adjusted": Known.adjusted,
+    "returns_1d": Known.returns,
+    "volatility_1d": Known.volatility,
+    "momentum_1d": Known.momentum,
+    "liquidity_1d": Known.liquidity,
+}
+
+
+@dataclass
+class Days:
+    world: World
+    warehouse: Warehouse
+
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
+        return self.warehouse.ask(query)
+
+
+def iso(time: int) -> str:
+    seconds, nanoseconds = divmod(time, 10**9)
+    return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+
+
+def load(warehouse: Warehouse, files: list[File]) -> None:
+    for file in files:
+        path = warehouse.root / "files" / str(len(list((warehouse.root / "files").glob("*")))) / file.name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(file.body)
+        outcome = warehouse.load(path, file.feed, iso(file.delivered_at or 0))
+        assert outcome.status in ("loaded", "redelivered"), outcome.message
+
+
+@pytest.fixture(scope="module")
+def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
+    """Built twice: a third of the deliveries, whichever they are, comes later."""
+    found = Days(draw_days(SEED), Warehouse(tmp_path_factory.mktemp("days")))
+    files = list(found.world.files)
+    random.Random(SEED).shuffle(files)
+    load(found.warehouse, files[: len(files) * 2 // 3])
+    found.warehouse.build()
+    load(found.warehouse, files[len(files) * 2 // 3 :])
+    found.warehouse.build()
+    return found
+
+
+def kinds_of_times(world: World) -> list[int]:
+    """At, just before and just after: a morning's delivery, each correction, each late fact; and long after all."""
+    times = world.known_times()
+    late = [time for time in times if time % (3600 * 10**9)]
+    mornings = [time for time in times if time not in late]
+    chosen = [mornings[len(mornings) // 2], *late]
+    return [time + step for time in chosen for step in (-1, 0, MINUTE)] + [times[-1] + 9 * DAY]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_answer_what_the_formulas_say(days: Days, table: str) -> None:
+    times = kinds_of_times(days.world)
+    compared = 0
+    with days.warehouse.reader() as connection:
+        for time in times if table != "momentum_1d" else times[::5] + times[-1:]:
+            expected = TABLES[table](Known(days.world, time))
+            columns = list(next(iter(expected.values())))
+            rows = connection.execute(
+                f"select instrument_id, session_date, {', '.join(columns)} from research.{table}_as_of('{iso(time)}')"
+            ).fetchall()
+            found = {row[:2]: dict(zip(columns, row[2:], strict=True)) for row in rows}
+            check(table, found, expected, time)
+            compared += len(rows)
+    assert compared > 1_000
+
+
+def check(table: str, found: dict[Any, Any], expected: dict[Any, Any], time: int) -> None:
+    assert set(found) == set(expected), f"{table} as of {iso(time)}"
+    wrong = [
+        f"{table} as of {iso(time)}, {key}: {column} is {found[key][column]!r}, expected {value!r}"
+        for key, row in expected.items()
+        for column, value in row.items()
+        if not close(found[key][column], value)
+    ]
+    assert not wrong, "\n".join(wrong[:5])
+
+
+def close(a: Any, b: Any) -> bool:
+    """Equal to 1e-9 relative; what is a difference of numbers near 1 to 1e-12."""
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(a == b)
+
+
+def test_decisions_see_what_was_known(days: Days) -> None:
+    time = days.world.known_times()[-1]
+    expected = Known(days.world, time).decisions()
+    columns = list(next(iter(expected.values())))
+    rows = days.ask(
+        f"select instrument_id, session_date, {', '.join(columns)}"
+        f" from research.features_1d_at_decision_as_of('{iso(time)}')"
+    )
+    found = {row[:2]: dict(zip(columns, row[2:], strict=True)) for row in rows}
+    check("features_1d_at_decision", found, expected, time)
+    # Bars of the next morning: at a session's decision the newest is that of the session before.
+    assert all(date > row["feature_session_date"] for (_, date), row in found.items())
+
+
+def test_the_top_is_chosen_once_a_month(days: Days) -> None:
+    time = days.world.known_times()[-1]
+    rows = days.ask(f"select instrument_id, valid_from, valid_to from research.universe_as_of('{iso(time)}')")
+    expected = Known(days.world, time).universe()
+    newest = max(start for _, start, _ in expected)
+    assert {row[:2] for row in rows} == {row[:2] for row in expected}
+    assert {row[2] for row in rows if row[1] == newest} == {None}, "an end that lies ahead is not known"
+    assert len({row[1] for row in rows}) > 10
+
+
+def test_the_published_example(days: Days) -> None:
+    """The adjusted closes that the contract gives for four raw ones."""
+    fifth = SESSIONS[FIRST + 4]
+    rows = days.ask(
+        f"select close, round(adj_close, 4) from research.bars_1d_adjusted_as_of('{iso(fifth.close)}')"
+        " where symbol = 'EXAM' order by session_date"
+    )
+    assert rows == list(zip(EXAMPLE, (23.4197, 24.0726, 24.88, 24.53), strict=True))
+
+
+def test_a_doubled_split_is_one_at_the_later_date(days: Days) -> None:
+    rows = days.ask(
+        "select session_date::varchar, split_ratio, not_applied from versioned.int_bars_1d__chained"
+        " where symbol = 'SHOP' and known_to is null and (split_ratio != 1 or len(not_applied) > 0) order by all"
+    )
+    assert [(date, ratio, len(refused)) for date, ratio, refused in rows] == [
+        ("2022-06-22", 1, 1),
+        ("2022-06-29", 10, 0),
+    ]
+    reported = days.ask("select symbol, action_type, reason from observability.actions_not_applied order by all")
+    assert reported == [
+        ("SHOP", "split", "an equal split follows within 10 sessions"),
+        ("WRONG", "dividend", "not below the close before"),
+        ("WRONG", "split", "the price did not change by it"),
+    ]
+
+
+def test_a_rename_makes_one_series_once_it_is_known(days: Days) -> None:
+    (rename,) = days.world.renames
+    series = "select distinct instrument_id from research.returns_1d_as_of('{}') where symbol = 'NEW'"
+    assert days.ask(series.format(iso(rename.known_from - 1))) == [("us_equities:NEW",)]
+    assert days.ask(series.format(iso(rename.known_from + MINUTE))) == [("us_equities:OLD",)]
+    ((gap,),) = days.ask(
+        "select gap_sessions from research.returns_1d where instrument_id = 'us_equities:OLD'"
+        f" and session_date = '{rename.date}' and known_to is null"
+    )
+    assert gap == 1
+
+
+def test_a_consumer_of_version_1_still_runs(days: Days) -> None:
+    one, two = (
+        days.ask(f"select instrument_id, session_date, return_simple, return_log, return_total from research.{name}")
+        for name in ("returns_1d_v1", "returns_1d")
+    )
+    assert sorted(one) == sorted(two)
+
+
+def test_features_are_the_tables_joined(days: Days) -> None:
+    """The view of versions, cut at K, is what the macro answers from the tables as of K."""
+    time = kinds_of_times(days.world)[4]
+    with days.warehouse.reader() as connection:
+        known = f"known_from <= '{iso(time)}'::timestamp_ns and (known_to is null or known_to > '{iso(time)}'::timestamp_ns)"
+        rest = "* exclude (known_from, known_to)"
+        view = read_sorted(connection, f"(select {rest} from research.features_1d where {known})")
+        macro = read_sorted(connection, f"(select {rest} from research.features_1d_as_of('{iso(time)}'))")
+    assert view.num_rows > 1_000
+    assert differences({"features_1d": view}, {"features_1d": macro}) == []
+
+
+def compare_with_cut(days: Days, time: int, root: Path) -> None:
+    cut = Warehouse(root)
+    load(cut, cut_days(days.world, time))
+    cut.build()
+    with days.warehouse.reader() as whole, cut.reader() as less:
+        for table in DAILY:
+            asked = f"(from research.{table}_as_of('{iso(time)}'))"
+            left, right = read_sorted(whole, asked), read_sorted(less, asked)
+            assert differences({table: left}, {table: right}) == [], iso(time)
+            assert left.num_rows > 10, table
+
+
+def test_no_look_ahead(days: Days, tmp_path: Path) -> None:
+    """Of all that a warehouse knows, X_as_of(K) shows what one that knows no more shows."""
+    (rename,) = days.world.renames
+    compare_with_cut(days, rename.known_from + MINUTE, tmp_path)
+
+
+@pytest.mark.long
+def test_no_look_ahead_around_every_kind_of_revision(days: Days, tmp_path: Path) -> None:
+    for number, time in enumerate(kinds_of_times(days.world)):
+        compare_with_cut(days, time, tmp_path / str(number))
+
+
+def test_a_rebuild_gives_equal_tables(days: Days) -> None:
+    names = [f"research.{table}" for table in DAILY] + ["versioned.int_bars_1d__chained"]
+    before = days.warehouse.tables(names)
+    days.warehouse.build(full_refresh=True)
+    assert differences(before, days.warehouse.tables(names)) == []

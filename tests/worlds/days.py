@@ -1,0 +1,623 @@
+"""Small worlds of daily bars, and what the daily research tables must answer, by the contract alone, in NumPy.
+
+    draw_days(seed) ──> deliveries of day bars, splits, dividends, ticker events, memberships, vintages
+        └── Known(world, K) ──> .adjusted() .returns() .volatility() .momentum() .liquidity() .universe() .decisions()
+
+Everything is worked out anew from the facts known at K, by loops over sessions: no versions, no windows kept between two
+questions, and nothing shared with the models. A fact is (known_from, value); None is a value that was taken back.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import json
+import math
+import random
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+
+from worlds.adversarial import table
+from worlds.reference import DAY, MINUTE, File, cell_end, new_york, utc
+from worlds.warehouse import REPOSITORY
+
+Listing = str
+Row = dict[str, Any]
+BAR_COLUMNS = ["ticker", "volume", "open", "close", "high", "low", "window_start", "transactions"]
+A, M = 252, 21
+LAG = 15 * MINUTE
+
+
+@dataclass(frozen=True)
+class Bar:
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+
+
+@dataclass(frozen=True)
+class Rename:
+    """From `date` on the new ticker means the old one's instrument, as known from `known_from`."""
+
+    old: str
+    new: str
+    date: dt.date
+    known_from: int
+
+
+@dataclass(eq=False)
+class World:
+    """Facts by key, each with all that was ever said of it, and the files that say so."""
+
+    bars: dict[tuple[str, dt.date], list[tuple[int, Bar | None]]] = field(default_factory=lambda: defaultdict(list))
+    splits: dict[tuple[str, dt.date], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
+    dividends: dict[tuple[str, dt.date], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
+    vintages: dict[tuple[str, dt.date], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
+    renames: list[Rename] = field(default_factory=list)
+    files: list[File] = field(default_factory=list)
+
+    def known_times(self) -> list[int]:
+        """Every time at which something became known."""
+        facts = (self.bars, self.splits, self.dividends, self.vintages)
+        times = {known for kind in facts for versions in kind.values() for known, _ in versions}  # type: ignore[attr-defined]
+        return sorted(times | {rename.known_from for rename in self.renames})
+
+
+@dataclass(frozen=True)
+class Session:
+    date: dt.date
+    number: int
+    close: int
+
+    @property
+    def decision(self) -> int:
+        return self.close + LAG
+
+
+def read_sessions() -> list[Session]:
+    with (REPOSITORY / "dbt_project" / "seeds" / "sessions.csv").open() as file:
+        return [
+            Session(
+                dt.date.fromisoformat(row["session_date"]),
+                int(row["session_seq"]),
+                utc(dt.datetime.fromisoformat(row["close_at"]).replace(tzinfo=dt.UTC)),
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+SESSIONS = read_sessions()
+BY_DATE = {session.date: session for session in SESSIONS}
+FIRST = next(number for number, session in enumerate(SESSIONS) if session.date >= dt.date(2022, 1, 3))
+
+
+EXAMPLE = (46.99, 48.30, 24.96, 24.53)
+"""The closes of the contract's example: two for one on the third day, a dividend of 0.08 on the fourth."""
+
+
+# Drawing
+
+
+def draw_days(seed: int, count: int = 270) -> World:
+    """Nine tickers over so many sessions, and every kind of revision."""
+    chance = random.Random(seed)
+    world = World()
+    days = SESSIONS[FIRST : FIRST + count]
+    rows: dict[dt.date, list[list[str]]] = {day.date: [] for day in days}
+    splits = {"SPLIT": {days[60].date: 2.0, days[200].date: 0.1}, "SHOP": {dt.date(2022, 6, 29): 10.0}}
+    for ticker in ("PLAIN", "SPLIT", "SHOP", "GAPS", "OLD", "NEW", "LATE", "WRONG"):
+        price = chance.uniform(20, 200)
+        for number, day in enumerate(days):
+            price *= math.exp(chance.gauss(0, 0.02)) / splits.get(ticker, {}).get(day.date, 1)
+            if ticker == "GAPS" and (chance.random() < 0.15 or 120 <= number < 135):
+                continue
+            if (ticker == "OLD" and number >= 150) or (ticker == "NEW" and number < 150):
+                continue
+            bar = draw_bar(price, chance)
+            price = bar.close
+            known = new_york(day.date, days=1, hour=11)
+            world.bars[ticker, day.date].append((known, bar))
+            rows[day.date].append(bar_row(ticker, day.date, bar))
+    for day, close in zip(days, EXAMPLE, strict=False):
+        bar = Bar(close, close, close, close, 100.0)
+        world.bars["EXAM", day.date].append((new_york(day.date, days=1, hour=11), bar))
+        rows[day.date].append(bar_row("EXAM", day.date, bar))
+    world.files += [day_file(date, of_day, new_york(date, days=1, hour=10)) for date, of_day in rows.items()]
+    for number, at in ((30, 45), (100, 101), (101, 101), (250, 268), (count - 1, count + 3)):
+        if number < count:
+            correct(world, days[number].date, new_york(days[0].date, days=at * 7 // 5, hour=13, minute=7), chance)
+    add_actions(world, days, chance)
+    add_rename(world, days)
+    add_vintages(world, days)
+    return world
+
+
+def draw_bar(price: float, chance: random.Random) -> Bar:
+    start, end = (round(price * math.exp(chance.gauss(0, 0.01)), 2) for _ in range(2))
+    high = round(max(start, end) * math.exp(abs(chance.gauss(0, 0.005))), 2)
+    low = round(min(start, end) * math.exp(-abs(chance.gauss(0, 0.005))), 2)
+    return Bar(start, max(high, start, end), min(low, start, end), end, float(chance.randint(1, 10**6)))
+
+
+def bar_row(ticker: str, date: dt.date, bar: Bar) -> list[str]:
+    prices = (bar.volume, bar.open, bar.close, bar.high, bar.low)
+    return [ticker, *map(repr, prices), str(new_york(date, hour=9, minute=30)), "7"]
+
+
+def day_file(date: dt.date, rows: list[list[str]], delivered: int) -> File:
+    return File("massive_day_aggs", f"massive_day_aggs_{date}.csv", table([BAR_COLUMNS, *rows]), delivered)
+
+
+def correct(world: World, date: dt.date, delivered: int, chance: random.Random) -> None:
+    """Deliver a session once more: one ticker otherwise, one that was missing, another missing now and then again."""
+    present = sorted(ticker for ticker, day in world.bars if day == date and world.bars[ticker, day][-1][1])
+    changed = chance.choice(present)
+    bars = {ticker: world.bars[ticker, date][-1][1] for ticker in present}
+    for number, without in enumerate(("", chance.choice(present), "")):
+        at = max(delivered, new_york(date, days=1, hour=11) + MINUTE) + number * 3 * DAY
+        rows = []
+        for ticker, bar in bars.items():
+            assert bar is not None
+            said = replace(bar, close=bar.low) if ticker == changed and number == 0 else bar
+            said = replace(said, volume=said.volume + number) if ticker == changed else said
+            was = world.bars[ticker, date][-1][1]
+            if ticker == without:
+                world.bars[ticker, date].append((at, None))
+            else:
+                rows.append(bar_row(ticker, date, said))
+                if was != said:
+                    world.bars[ticker, date].append((at, said))
+        world.files.append(day_file(date, rows, at))
+
+
+def add_actions(world: World, days: list[Session], chance: random.Random) -> None:
+    """Quarterly dividends, splits as they happened, one doubled, one that the price denies, and late ones."""
+
+    def split(ticker: str, day: int, ratio: float, *, late: int = 0) -> None:
+        deliver(world, "massive_splits", ticker, days[day].date, ratio, late=late)
+
+    def dividend(ticker: str, date: dt.date, cash: float, *, late: int = 0) -> None:
+        deliver(world, "massive_dividends", ticker, date, cash, late=late)
+
+    split("SPLIT", 60, 2.0)
+    split("SPLIT", 200, 0.1)
+    split("WRONG", 80, 5.0)
+    for date in (dt.date(2022, 6, 22), dt.date(2022, 6, 29)):
+        deliver(world, "massive_splits", "SHOP", date, 10.0, late=0)
+    for day in range(20, len(days), 63):
+        dividend("PLAIN", days[day].date, 0.5)
+        dividend("SPLIT", days[day].date, 0.25)
+        dividend("OLD" if day < 150 else "NEW", days[day].date, 0.1)
+    split("EXAM", 2, 2.0)
+    dividend("EXAM", days[3].date, 0.08)
+    dividend("SPLIT", days[60].date, 1.0)  # on the day of a split
+    dividend("GAPS", days[125].date, 0.75)  # while there is no bar
+    dividend("WRONG", days[40].date, 100_000.0)
+    dividend("WRONG", dt.date(2022, 5, 1), 0.3)  # a Sunday
+    late = new_york(days[130].date, hour=15, minute=3)
+    dividend("LATE", days[90].date, 0.4)
+    dividend("LATE", days[90].date, 0.6, late=late)  # a correction, known when it came
+
+
+def deliver(world: World, feed: str, ticker: str, date: dt.date, value: float, *, late: int) -> None:
+    if feed == "massive_splits":
+        scale = 1 if value >= 1 else round(1 / value)
+        said = {"execution_date": str(date), "split_from": scale, "split_to": round(value * scale), "ticker": ticker}
+        rule, facts = new_york(date), world.splits
+    else:
+        declared = date - dt.timedelta(21)
+        said = {
+            "cash_amount": value,
+            "declaration_date": str(declared),
+            "dividend_type": "CD",
+            "ex_dividend_date": str(date),
+            "ticker": ticker,
+        }
+        rule, facts = new_york(declared, days=1), world.dividends
+    delivered = late or utc(dt.datetime.combine(dt.date(2021, 1, 1), dt.time(), dt.UTC))
+    number = len(world.files)
+    body = json.dumps({"results": [said], "request_id": str(number)}).encode()
+    world.files.append(File(feed, f"{feed}_{number}.json", body, delivered))
+    facts[ticker, date].append((max(rule, late), value))
+
+
+def add_rename(world: World, days: list[Session]) -> None:
+    """OLD becomes NEW, which the master first calls OTHER; it says so months later."""
+    date, said_otherwise = days[150].date, new_york(days[170].date, hour=12, minute=30)
+    for new, at in (("OTHER", new_york(date)), ("NEW", said_otherwise)):
+        events = [
+            {"type": "ticker_change", "date": str(date), "ticker_change": {"ticker": new}},
+            {"type": "ticker_change", "date": "2012-05-18", "ticker_change": {"ticker": "OLD"}},
+        ]
+        body = json.dumps({"results": {"name": "Old", "composite_figi": "BBG1", "events": events}, "status": "OK"})
+        world.files.append(File("massive_ticker_events", f"massive_ticker_events_{new}.json", body.encode(), at))
+    world.renames.append(Rename("OLD", "NEW", date, said_otherwise))
+
+
+def add_vintages(world: World, days: list[Session]) -> None:
+    observations = []
+    for number, day in enumerate(range(5, len(days), 50)):
+        period, published = dt.date(2021, 1 + number % 12, 1), days[day].date
+        for published_on, value in ((published, 100.0 + number), (published + dt.timedelta(30), 100.5 + number)):
+            observations.append(
+                {
+                    "realtime_start": str(published_on),
+                    "realtime_end": "9999-12-31",
+                    "date": str(period),
+                    "value": str(value),
+                }
+            )
+            world.vintages["SERIES", period].append((new_york(published_on, days=1), value))
+    body = json.dumps({"observations": observations}).encode()
+    name = "alfred_SERIES_fetched_2024-01-01.json"
+    world.files.append(
+        File("alfred_observations", name, body, utc(dt.datetime(2024, 1, 1, tzinfo=dt.UTC)))
+    )
+
+
+def cut_days(world: World, known_at: int) -> list[File]:
+    """The files, with only the facts that were known by then, each by its feed's rule."""
+    kept = []
+    for file in world.files:
+        delivered = file.delivered_at or 0
+        if file.feed == "massive_day_aggs":
+            session = dt.date.fromisoformat(file.name.removesuffix(".csv")[-10:])
+            # The first delivery of a session is known by the rule, any other when it came.
+            is_first = delivered < new_york(session, days=1, hour=11)
+            if (new_york(session, days=1, hour=11) if is_first else delivered) <= known_at:
+                kept.append(file)
+            continue
+        document = json.loads(file.body)
+        if file.feed == "alfred_observations":
+            rows = document["observations"]
+            rows[:] = [
+                one for one in rows if new_york(dt.date.fromisoformat(one["realtime_start"]), days=1) <= known_at
+            ]
+        elif file.feed == "massive_ticker_events":
+            rows = document["results"]["events"]
+            rows[:] = [one for one in rows if max(delivered, new_york(dt.date.fromisoformat(one["date"]))) <= known_at]
+        else:
+            rows = document["results"]
+            (said,) = rows
+            date = said.get("execution_date")
+            rule = new_york(dt.date.fromisoformat(date or said["declaration_date"]), days=0 if date else 1)
+            rows[:] = [one for one in rows if max(rule, delivered) <= known_at]
+        if rows:
+            kept.append(replace(file, body=json.dumps(document).encode()))
+    return kept
+
+
+# Answering
+
+
+@dataclass(frozen=True)
+class Day:
+    """A bar, the one before it, and what the splits and dividends between them come to."""
+
+    session: Session
+    symbol: str
+    bar: Bar
+    previous: Day | None
+    q: float
+    d: float
+
+    @property
+    def gap(self) -> int | None:
+        return self.session.number - self.previous.session.number if self.previous else None
+
+    @property
+    def has_return(self) -> bool:
+        return self.gap is not None and self.gap <= 10
+
+    @property
+    def total(self) -> float | None:
+        if not self.has_return:
+            return None
+        assert self.previous is not None
+        return (self.q * self.bar.close + self.d) / self.previous.bar.close - 1
+
+    @property
+    def dollars(self) -> float:
+        return self.bar.close * self.bar.volume
+
+
+def last(versions: list[tuple[int, Any]], at: int) -> Any:
+    """What was known of a fact; None where nothing was, or it was taken back."""
+    known = [value for known_from, value in versions if cell_end(known_from) <= at]
+    return known[-1] if known else None
+
+
+class Known:
+    """All daily tables as of K."""
+
+    def __init__(self, world: World, known_at: int) -> None:
+        self.world, self.at = world, known_at // MINUTE * MINUTE
+
+    def instrument(self, ticker: str, at: int) -> str:
+        """Whom a ticker meant at a time."""
+        for rename in self.world.renames:
+            if ticker == rename.new and cell_end(rename.known_from) <= self.at and at >= new_york(rename.date):
+                return f"us_equities:{rename.old}"
+        return f"us_equities:{ticker}"
+
+    def of_instruments(self, facts: dict[tuple[str, dt.date], Any]) -> dict[str, dict[dt.date, Any]]:
+        found: dict[str, dict[dt.date, Any]] = defaultdict(dict)
+        for (ticker, date), versions in facts.items():
+            value = last(versions, self.at)
+            if value is not None:
+                found[self.instrument(ticker, new_york(date))][date] = value
+        return found
+
+    @cached_property
+    def days(self) -> dict[str, list[Day]]:
+        splits, dividends = self.of_instruments(self.world.splits), self.of_instruments(self.world.dividends)
+        bars: dict[str, dict[dt.date, tuple[str, Bar]]] = defaultdict(dict)
+        for (ticker, date), versions in self.world.bars.items():
+            bar = last(versions, self.at)
+            if bar is not None:
+                bars[self.instrument(ticker, BY_DATE[date].close)][date] = (ticker, bar)
+        return {
+            instrument: list(self.chain(of_dates, splits[instrument], dividends[instrument]))
+            for instrument, of_dates in bars.items()
+        }
+
+    def chain(
+        self,
+        bars: dict[dt.date, tuple[str, Bar]],
+        splits: dict[dt.date, float],
+        dividends: dict[dt.date, float],
+    ) -> list[Day]:
+        chained: list[Day] = []
+        for date in sorted(bars):
+            symbol, bar = bars[date]
+            previous = chained[-1] if chained else None
+            q, d = 1.0, 0.0
+            if previous:
+                between = [ex for ex in sorted({*splits, *dividends}) if previous.session.date < ex <= date]
+                for ex in between:
+                    if ex in splits and self.is_applied(ex, splits, previous.bar.close, bar.open):
+                        q *= splits[ex]
+                    d += q * dividends.get(ex, 0.0)
+                if d >= previous.bar.close:
+                    d = 0.0
+            chained.append(Day(BY_DATE[date], symbol, bar, previous, q, d))
+        return chained
+
+    def is_applied(self, ex: dt.date, splits: dict[dt.date, float], before: float, opened: float) -> bool:
+        ratio = splits[ex]
+        for later, other in splits.items():
+            if other == ratio and later > ex and first_session(later) - first_session(ex) <= 10:
+                return False
+        moved = math.log(before / opened)
+        is_large = max(ratio, 1 / ratio) >= 1.5
+        return not (is_large and abs(moved) < abs(moved - math.log(ratio)))
+
+    def adjusted(self) -> dict[tuple[str, dt.date], Row]:
+        found = {}
+        for instrument, days in self.days.items():
+            split, total = 1.0, 1.0
+            factors = []
+            for day in days:
+                split *= day.q
+                total *= day.q / (1 - day.d / day.previous.bar.close) if day.previous else 1
+                factors.append((split, total))
+            for day, (split, total) in zip(days, factors, strict=True):
+                found[instrument, day.session.date] = {
+                    "symbol": day.symbol,
+                    "close": day.bar.close,
+                    "split_factor": split,
+                    "total_factor": total,
+                    "split_adj_open": day.bar.open * split / factors[-1][0],
+                    "split_adj_volume": day.bar.volume * factors[-1][0] / split,
+                    "adj_close": day.bar.close * total / factors[-1][1],
+                }
+        return found
+
+    def returns(self) -> dict[tuple[str, dt.date], Row]:
+        found = {}
+        for instrument, days in self.days.items():
+            for day in days:
+                row: Row = dict.fromkeys(
+                    ("return_simple", "return_log", "return_total", "return_total_log", "return_overnight")
+                )
+                row["gap_sessions"] = day.gap
+                row["return_intraday"] = day.bar.close / day.bar.open - 1
+                if day.has_return:
+                    assert day.previous is not None and day.total is not None
+                    before = day.previous.bar.close
+                    row["return_simple"] = day.q * day.bar.close / before - 1
+                    row["return_log"] = math.log(day.q * day.bar.close / before)
+                    row["return_total"] = day.total
+                    row["return_total_log"] = math.log((day.q * day.bar.close + day.d) / before)
+                    row["return_overnight"] = (day.q * day.bar.open + day.d) / before - 1
+                found[instrument, day.session.date] = row
+        return found
+
+    def volatility(self) -> dict[tuple[str, dt.date], Row]:
+        return {
+            (instrument, day.session.date): volatility_of(days, day)
+            for instrument, days in self.days.items()
+            for day in days
+        }
+
+
+    def own_momentum(self) -> dict[tuple[str, dt.date], Row]:
+        """Momentum before it is ranked."""
+        return {
+            (instrument, day.session.date): momentum_of(days[: place + 1])
+            for instrument, days in self.days.items()
+            for place, day in enumerate(days)
+        }
+
+    def momentum(self) -> dict[tuple[str, dt.date], Row]:
+        """With ranks and scores as of the last decision time of any session."""
+        rows = self.own_momentum()
+        decision = max((session.decision for session in SESSIONS if session.decision <= self.at), default=None)
+        sections: dict[dt.date, dict[str, Row]] = defaultdict(dict)
+        if decision is not None:
+            then = Known(self.world, decision)
+            members = then.universe()
+            for (instrument, date), row in then.own_momentum().items():
+                if any(one == instrument and start <= date < end for one, start, end in members):
+                    sections[date][instrument] = row
+        for (instrument, date), row in rows.items():
+            for measure in MEASURES:
+                values = {one: of[measure] for one, of in sections[date].items() if of[measure] is not None}
+                row |= {f"{measure}_rank": None, f"{measure}_z": None}
+                if instrument in values and len(values) > 1:
+                    rounded = [round(value, 12) for value in values.values()]
+                    below = sum(value < round(values[instrument], 12) for value in rounded)
+                    row[f"{measure}_rank"] = below / (len(values) - 1)
+                    scores = np.array(list(values.values()))
+                    row[f"{measure}_z"] = float((values[instrument] - scores.mean()) / scores.std(ddof=1))
+        return rows
+
+    def liquidity(self) -> dict[tuple[str, dt.date], Row]:
+        return {
+            (instrument, day.session.date): liquidity_of(days, day)
+            for instrument, days in self.days.items()
+            for day in days
+        }
+
+    def universe(self) -> set[tuple[str, dt.date, dt.date]]:
+        """Who was chosen, from when until when."""
+        members = set()
+        for session, following in zip(SESSIONS, SESSIONS[1:], strict=False):
+            if session.date.month == following.date.month or session.decision > self.at:
+                continue
+            if session.date < SESSIONS[FIRST].date:
+                continue
+            end = next(
+                one.date
+                for one, after in zip(SESSIONS, SESSIONS[1:], strict=False)
+                if one.date > session.date and one.date.month != after.date.month
+            )
+            for instrument, days in known(self.world, session.decision).days.items():
+                newest = days[-1]
+                if newest.session.number > session.number - 10 and liquidity_of(days, newest)["adv_20"] is not None:
+                    members.add((instrument, session.date + dt.timedelta(1), end + dt.timedelta(1)))
+        return members
+
+    def decisions(self) -> dict[tuple[str, dt.date], Row]:
+        """What was known at each session's decision, of the newest day."""
+        rows = {}
+        for session in SESSIONS[FIRST:]:
+            if session.decision > self.at:
+                break
+            then = known(self.world, session.decision)
+            macro = then.macro()
+            for instrument, days in then.days.items():
+                newest = days[-1]
+                if newest.session.number > session.number - 10:
+                    rows[instrument, session.date] = {
+                        "feature_session_date": newest.session.date,
+                        "symbol": newest.symbol,
+                        "return_total": newest.total,
+                        "adv_20": liquidity_of(days, newest)["adv_20"],
+                        "yang_zhang_20": volatility_of(days, newest)["yang_zhang_20"],
+                        "momentum_3_1": momentum_of(days)["momentum_3_1"],
+                        "macro": macro,
+                    }
+        return rows
+
+    def macro(self) -> dict[str, float]:
+        values = {
+            period: last(versions, self.at)
+            for (_, period), versions in self.world.vintages.items()
+            if last(versions, self.at) is not None
+        }
+        return {"SERIES": values[max(values)]} if values else {}
+
+
+@cache
+def known(world: World, known_at: int) -> Known:
+    return Known(world, known_at)
+
+
+MEASURES = ("momentum_3_1", "momentum_6_1", "momentum_12_1", "reversal_1m")
+
+
+def momentum_of(days: list[Day]) -> Row:
+    """Momentum of the last of these days, by products of returns."""
+    here = days[-1]
+
+    def back(sessions: int) -> int | None:
+        for place in range(len(days) - 1, -1, -1):
+            behind = here.session.number - days[place].session.number
+            if behind >= sessions:
+                return place if behind <= sessions + 10 else None
+        return None
+
+    def growth(start: int | None, end: int | None) -> float | None:
+        if start is None or end is None:
+            return None
+        returns = [day.total for day in days[start + 1 : end + 1]]
+        if any(one is None for one in returns):
+            return None
+        return math.prod(1 + one for one in returns if one is not None)
+
+    row: Row = {}
+    for months in (3, 6, 12):
+        grown = growth(back(months * M), back(M))
+        row[f"momentum_{months}_1"] = None if grown is None else grown - 1
+    grown = growth(back(M), len(days) - 1)
+    row["reversal_1m"] = None if grown is None else -(grown - 1)
+    volatility = volatility_of(days, here)["close_to_close_252"]
+    for measure in MEASURES:
+        row[f"{measure}_scaled"] = None if row[measure] is None or not volatility else row[measure] / volatility
+    return row
+
+
+def liquidity_of(days: list[Day], day: Day) -> Row:
+    row: Row = {"dollar_volume": day.dollars}
+    for n in (20, 252):
+        seen = [one for one in days if day.session.number - n < one.session.number <= day.session.number]
+        impacts = [abs(one.total) / one.dollars for one in seen if one.total is not None and one.dollars > 0]
+        row[f"observations_{n}"] = len(impacts)
+        row[f"amihud_{n}"] = 1e6 * float(np.mean(impacts)) if len(impacts) >= math.ceil(0.8 * n) else None
+        if n == 20:
+            row["volume_observations_20"] = len(seen)
+            row["adv_20"] = float(np.mean([one.dollars for one in seen])) if len(seen) >= 16 else None
+    return row
+
+
+def volatility_of(days: list[Day], day: Day) -> Row:
+    """The five estimators, from their papers' formulas."""
+    row: Row = {}
+    for n in (5, 20, 60, 252):
+        seen = [
+            one
+            for one in days
+            if day.session.number - n < one.session.number <= day.session.number and one.has_return
+        ]
+        m = len(seen)
+        row[f"observations_{n}"] = m
+        names = ("close_to_close", "parkinson", "garman_klass", "rogers_satchell", "yang_zhang")
+        row |= {f"{name}_{n}": None for name in names}
+        if m < math.ceil(0.8 * n):
+            continue
+        o = np.array([math.log(x.q * x.bar.open / (x.previous.bar.close - x.d)) for x in seen if x.previous])
+        h = np.array([math.log(x.bar.high / x.bar.open) for x in seen])
+        low = np.array([math.log(x.bar.low / x.bar.open) for x in seen])
+        c = np.array([math.log(x.bar.close / x.bar.open) for x in seen])
+        rs = A * np.mean(h * (h - c) + low * (low - c))
+        k = 0.34 / (1.34 + (m + 1) / (m - 1))
+        row[f"close_to_close_{n}"] = math.sqrt(A * np.var(o + c, ddof=1))
+        row[f"parkinson_{n}"] = math.sqrt(A / (4 * math.log(2)) * np.mean((h - low) ** 2))
+        row[f"garman_klass_{n}"] = math.sqrt(
+            A * np.mean(0.5 * (h - low) ** 2 - (2 * math.log(2) - 1) * c**2)
+        )
+        row[f"rogers_satchell_{n}"] = math.sqrt(rs)
+        row[f"yang_zhang_{n}"] = math.sqrt(A * (np.var(o, ddof=1) + k * np.var(c, ddof=1)) + (1 - k) * rs)
+    return row
+
+
+def first_session(date: dt.date) -> int:
+    """The number of the first session on or after a date."""
+    return next(session.number for session in SESSIONS if session.date >= date)
