@@ -23,6 +23,8 @@ from market_data.point_in_time import NEVER, NO_ROW, Ints, Versions
 MACRO = "macro_series"
 PERIODS = ("session_date", "bar_start")
 """What tells the newest row of an instrument: the period of a table, by the first of these columns that it has."""
+BY_INSTRUMENT = {"bars_1d": "bars_1d_adjusted"}
+"""Tables by listing, and those that have the same rows by instrument, as its listings were known: through renames."""
 _SECOND = 1_000_000_000
 
 
@@ -110,6 +112,8 @@ class FeatureReader:
         column = column or "value"
         if column not in columns:
             raise ValueError(f"feature {name!r}: " + unknown("column", column, columns, table))
+        if column in self._tables().get(BY_INSTRUMENT.get(table, ""), ()):
+            table = BY_INSTRUMENT[table]
         return Feature(name, table, column, series or None)
 
     def _tables(self) -> dict[str, list[str]]:
