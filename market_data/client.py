@@ -123,10 +123,12 @@ class Client:
         ``decisions``: an Arrow, Polars or pandas table with instrument_id (as ``bars`` and ``instruments`` name it) and
         decision_time (timestamps; without a zone they are UTC); further columns stay, as do order and duplicates.
         ``names``: ``<table>.<column>`` of schema research, or ``macro_series.<series>``, for its value, and
-        ``macro_series.<series>.<column>``. (bars_1m is by listing, and ends for an instrument with its rename.) Of each the newest session (bar, observation) is taken that was known, and
-        not taken back, at that time, in the version known then, with its units as the table has them. Null where there
-        is none, where it says null itself, and where it is older than ``max_age``: from the session's close, the bar's
-        start or the observation date on. Raises ``ValueError`` for names that are not there, and names those like them.
+        ``macro_series.<series>.<column>``. (bars_1m is by listing, and ends for an instrument with its rename.)
+
+        Of each the newest session (bar, observation) is taken that was known, and not taken back, at that time, in the
+        version known then, with its units as the table has them. Null where there is none, where it says null itself,
+        and where it is older than ``max_age``: from the session's close, the bar's start or the observation date on.
+        Raises ``ValueError`` for names that are not there, and names those like them.
 
         A table's versions are read for the first question and kept for the next ones.
         """
