@@ -1,9 +1,9 @@
 """Daily research tables: what they answer as of a time, against NumPy, and against a warehouse that knows no more.
 
-    a world of day bars ── first deliveries, a build ── corrections and late news, a build ──> whole
-        ├── Known(world, K) in NumPy ── equal to 1e-9 ── X_as_of(K)
-        ├── only the facts known by K ── one build ──> cut ── equal ── X_as_of(K)
-        └── mdp build --full-refresh ── equal
+a world of day bars ── first deliveries, a build ── corrections and late news, a build ──> whole
+    ├── Known(world, K) in NumPy ── equal to 1e-9 ── X_as_of(K)
+    ├── only the facts known by K ── one build ──> cut ── equal ── X_as_of(K)
+    └── mdp build --full-refresh ── equal
 """
 
 from __future__ import annotations

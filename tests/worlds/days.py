@@ -256,9 +256,7 @@ def add_vintages(world: World, days: list[Session]) -> None:
             world.vintages["SERIES", period].append((new_york(published_on, days=1), value))
     body = json.dumps({"observations": observations}).encode()
     name = "alfred_SERIES_fetched_2024-01-01.json"
-    world.files.append(
-        File("alfred_observations", name, body, utc(dt.datetime(2024, 1, 1, tzinfo=dt.UTC)))
-    )
+    world.files.append(File("alfred_observations", name, body, utc(dt.datetime(2024, 1, 1, tzinfo=dt.UTC))))
 
 
 def cut_days(world: World, known_at: int) -> list[File]:
@@ -446,7 +444,6 @@ class Known:
             for day in days
         }
 
-
     def own_momentum(self) -> dict[tuple[str, dt.date], Row]:
         """Momentum before it is ranked."""
         return {
@@ -592,9 +589,7 @@ def volatility_of(days: list[Day], day: Day) -> Row:
     row: Row = {}
     for n in (5, 20, 60, 252):
         seen = [
-            one
-            for one in days
-            if day.session.number - n < one.session.number <= day.session.number and one.has_return
+            one for one in days if day.session.number - n < one.session.number <= day.session.number and one.has_return
         ]
         m = len(seen)
         row[f"observations_{n}"] = m
@@ -610,9 +605,7 @@ def volatility_of(days: list[Day], day: Day) -> Row:
         k = 0.34 / (1.34 + (m + 1) / (m - 1))
         row[f"close_to_close_{n}"] = math.sqrt(A * np.var(o + c, ddof=1))
         row[f"parkinson_{n}"] = math.sqrt(A / (4 * math.log(2)) * np.mean((h - low) ** 2))
-        row[f"garman_klass_{n}"] = math.sqrt(
-            A * np.mean(0.5 * (h - low) ** 2 - (2 * math.log(2) - 1) * c**2)
-        )
+        row[f"garman_klass_{n}"] = math.sqrt(A * np.mean(0.5 * (h - low) ** 2 - (2 * math.log(2) - 1) * c**2))
         row[f"rogers_satchell_{n}"] = math.sqrt(rs)
         row[f"yang_zhang_{n}"] = math.sqrt(A * (np.var(o, ddof=1) + k * np.var(c, ddof=1)) + (1 - k) * rs)
     return row
