@@ -421,7 +421,8 @@ CLASSICS |= {
     ),
     "a universe of those who are members today": (
         "select session_date, count(*) as members from research.bars_1d_as_of($known_at) where symbol in"
-        " (select symbol from research.universe_as_of(now()) where universe = 'demo' and valid_to is null) group by all",
+        " (select symbol from research.universe_as_of(now()) where universe = 'demo' and valid_to is null)"
+        " group by all",
         "research.universe",
         "select session_date, count(*) as members from research.bars_1d_as_of($known_at) as bars inner join"
         " research.universe_as_of($known_at) as members on bars.symbol = members.symbol and universe = 'demo'"
