@@ -40,11 +40,13 @@ class Feature:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """The versions of some keys of a table, with some of its columns, in the order of ``versions``."""
+    """The versions of some keys of a table, with some of its columns, as the lake gave them."""
 
     keys: pa.Array
     """In order; a key's number is its place."""
     versions: Versions
+    order: Ints | None
+    """Where the rows of ``versions`` are among the columns; None where they are in the same order."""
     columns: pa.Table
     ages: Ints
     """From when a row's age counts: the session's close, the bar's start, the observation date."""
@@ -59,9 +61,10 @@ class _Loaded:
         number = pc.index_in(keys, value_set=self.keys).fill_null(NO_ROW).cast(pa.int64()).to_numpy()
         found = self.versions.newest(number, known_at)
         is_missing = found == NO_ROW
+        places = found if self.order is None else self.order[found]
         if max_age is not None and len(self.ages):
-            is_missing |= known_at - self.ages[found] > _nanoseconds(max_age)
-        return pa.array(found, mask=is_missing)
+            is_missing |= known_at - self.ages[places] > _nanoseconds(max_age)
+        return pa.array(places, mask=is_missing)
 
 
 class FeatureReader:
@@ -169,9 +172,7 @@ class FeatureReader:
         )
         versions, order = Versions.in_order(number, periods, known_from, known_to)
         values = read.select([f"c{n}" for n in range(len(columns))]).rename_columns(columns).combine_chunks()
-        if order is not None:
-            values, age = values.take(pa.array(order)), age[order]
-        return _Loaded(keys, versions, values, age)
+        return _Loaded(keys, versions, order, values, age)
 
     def _refuse(self, table: str, key: str, stranger: str) -> None:
         """A series that is not there, or decisions of which no instrument is: mistaken names, not late data."""
