@@ -42,8 +42,12 @@ def build(
     full_refresh: bool = False,
     progress: Progress | None = None,
     project: Project | None = None,
+    daily: bool = True,
 ) -> Outcome:
     """Build what is new, test it, publish it. A process that builds often keeps a ``project``, and starts faster.
+
+    Without ``daily`` the daily research tables may be left as they are, behind the others: a later build with them takes
+    in what they missed.
 
     Raises ``BuildFailedError`` when a model or a test fails (readers then keep the version they had) and
     ``lock.LakeBusyError`` when another writer holds the lake for longer than MDP_LOCK_WAIT.
@@ -51,7 +55,7 @@ def build(
     started = time.monotonic()
     logs.event(log, "build-started", "building", on_screen=True, full_refresh=full_refresh)
     try:
-        outcome = _build(settings, full_refresh, progress, project or Project(settings))
+        outcome = _build(settings, full_refresh, progress, project or Project(settings), daily)
     except BuildFailedError as error:
         seconds = round(time.monotonic() - started, 3)
         message = f"the build failed: {error}"
@@ -69,7 +73,9 @@ def build(
     return outcome
 
 
-def _build(settings: Settings, full_refresh: bool, progress: Progress | None, project: Project) -> Outcome:
+def _build(
+    settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, daily: bool
+) -> Outcome:
     with lock.writers_lock(settings):
         fingerprint = publishing.code_fingerprint()
         with project.connection() as connection:
@@ -78,7 +84,17 @@ def _build(settings: Settings, full_refresh: bool, progress: Progress | None, pr
             bookkeeping.enter_loads(connection, settings)
             release = publishing.published(connection)
             same_code = release is not None and release.code_fingerprint == fingerprint
-            if release and same_code and not full_refresh and publishing.is_up_to_date(connection, release):
+            since = release.last_load_seq if release else 0
+            if release and daily:
+                since = publishing.seen_by_daily_tables(connection, release)
+            is_complete = release is not None and since == release.last_load_seq
+            if (
+                release
+                and same_code
+                and not full_refresh
+                and is_complete
+                and publishing.is_up_to_date(connection, release)
+            ):
                 publishing.write_connect_script(settings, release.version)
                 return Outcome(release.version, 0, built=False, restored=restored)
             arguments = ["build", *NO_UNIT_TESTS]
@@ -88,9 +104,9 @@ def _build(settings: Settings, full_refresh: bool, progress: Progress | None, pr
                 arguments += ["--exclude-resource-type", "seed"]
                 if is_head_published and publishing.has_staged(settings):
                     # The head is as this code made it: what no new record reaches stays as it is.
-                    affected = project.affected_by(publishing.feeds_since(connection, release))
+                    affected = project.affected_by(publishing.feeds_since(connection, since), daily=daily)
                     if affected.nodes:
-                        publishing.pass_over(connection, affected.passed_over)
+                        publishing.pass_over(connection, affected.passed_over, release)
                         arguments = ["build", "--indirect-selection", "empty", "--select", *affected.nodes]
         project.run(arguments, progress)
         with project.connection() as connection:

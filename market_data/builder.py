@@ -32,6 +32,8 @@ from market_data.dbt_runs import Project
 
 IDLE_SECONDS = 5.0
 LONGEST_WAIT = 60.0
+DAILY_SECONDS = 600.0
+"""How long the daily tables may stay behind: a day changes with every trade, and is seen when it is over."""
 
 FAILURES = (build.BuildFailedError, lock.LakeBusyError, StoreError, duckdb.Error, OSError)
 """What may pass, or be mended, while loading goes on."""
@@ -46,20 +48,23 @@ class Builder:
     report: Callable[[dict[str, Any]], None]
     failed: int = 0
     built: int = 0
+    daily_built_at: float = -DAILY_SECONDS
 
     def run(self) -> bool:
         project = Project(self.settings, stays_open=True)
         is_open = True
         while is_open:
-            self._attempt(project)
+            self._attempt(project, daily=time.monotonic() - self.daily_built_at >= DAILY_SECONDS)
             is_open = self._wait()
-        return self._attempt(project)
+        return self._attempt(project, daily=True)
 
-    def _attempt(self, project: Project) -> bool:
+    def _attempt(self, project: Project, *, daily: bool) -> bool:
         started = time.monotonic()
         self.report({"event": "building"})
         try:
-            outcome = build.build(self.settings, project=project)
+            outcome = build.build(self.settings, project=project, daily=daily)
+            if daily:
+                self.daily_built_at = time.monotonic()
             seconds = round(time.monotonic() - started, 3)
             self.failed = 0
             self.report({

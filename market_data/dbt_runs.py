@@ -83,26 +83,33 @@ class Project:
             failures.append(str(result.exception))
         raise BuildFailedError(failures)
 
-    def affected_by(self, feeds: Collection[str]) -> Affected:
+    def affected_by(self, feeds: Collection[str], *, daily: bool = True) -> Affected:
         """What new records of these feeds change: their staging models, all tables downstream, and the tests of those.
 
-        Views and functions are left out, and their tests are not.
+        Views and functions are left out, and their tests are not. Without `daily`, so is what a model with meta.daily
+        feeds: it is not passed over, but stays behind.
         """
         nodes = self.manifest.nodes
         children: dict[str, list[str]] = {}
         for name, node in nodes.items():
             for parent in node.depends_on_nodes:
                 children.setdefault(parent, []).append(name)
-        reached: set[str] = set()
-        todo = [name for name, node in nodes.items() if node.config.meta.get("feed") in feeds]
-        while todo:
-            name = todo.pop()
-            if name not in reached:
-                reached.add(name)
-                todo += children.get(name, [])
+
+        def downstream(key: str, values: Collection[Any]) -> set[str]:
+            found: set[str] = set()
+            todo = [name for name, node in nodes.items() if node.config.meta.get(key) in values]
+            while todo:
+                name = todo.pop()
+                if name not in found:
+                    found.add(name)
+                    todo += children.get(name, [])
+            return found
+
+        reached = downstream("feed", feeds)
+        waiting = set() if daily else downstream("daily", (True,))
         run = [
             nodes[name]
-            for name in sorted(reached)
+            for name in sorted(reached - waiting)
             if nodes[name].resource_type != "unit_test" and nodes[name].config.materialized not in DEFINITIONS
         ]
         passed_over = (

@@ -24,6 +24,8 @@ from loaders.settings import Settings
 from market_data import bookkeeping, lake
 
 UNFINISHED = ("started", "failed")
+LAST_DAILY_TABLE = "features_1d_at_decision"
+"""The model that follows all daily tables: where it has come, they have."""
 SCRATCH = "scratch.duckdb"
 """Where staging models put the records of a build, in the lake's state directory."""
 
@@ -129,23 +131,31 @@ def loaded_since(connection: duckdb.DuckDBPyConnection, release: Release | None)
     return bookkeeping.scalar(connection, f"{query} {release.last_load_seq if release else 0}")
 
 
-def feeds_since(connection: duckdb.DuckDBPyConnection, release: Release) -> set[str]:
-    """The feeds of the loads that the head has taken in since a release."""
+def seen_by_daily_tables(connection: duckdb.DuckDBPyConnection, release: Release) -> int:
+    """The last load of a release that its daily tables hold: an earlier one where a live build left them behind."""
+    row = connection.execute(
+        "select load_seq from lake.observability.progress where model = ?", [LAST_DAILY_TABLE]
+    ).fetchone()
+    return min(release.last_load_seq, row[0]) if row else release.last_load_seq
+
+
+def feeds_since(connection: duckdb.DuckDBPyConnection, load_seq: int) -> set[str]:
+    """The feeds of the loads that the head has taken in since a load."""
     rows = connection.execute(
-        "select distinct feed from lake.observability.loads where outcome = 'loaded' and load_seq > ?",
-        [release.last_load_seq],
+        "select distinct feed from lake.observability.loads where outcome = 'loaded' and load_seq > ?", [load_seq]
     ).fetchall()
     return {feed for (feed,) in rows}
 
 
-def pass_over(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> None:
-    """Let these models have come to the last load, since none of the loads since is for them.
+def pass_over(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], release: Release) -> None:
+    """Let these models have come to the last load, since none of the loads since the release is for them.
 
-    Models that this code does not know stay where they are: other code may know them again.
+    Models that this code does not know stay where they are: other code may know them again. So do those that were
+    behind in the release.
     """
     connection.execute(
-        "update lake.observability.progress set load_seq = ? where list_contains(?, model)",
-        [last_load_seq(connection), list(tables)],
+        "update lake.observability.progress set load_seq = ? where list_contains(?, model) and load_seq >= ?",
+        [last_load_seq(connection), list(tables), release.last_load_seq],
     )
 
 

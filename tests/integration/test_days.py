@@ -127,12 +127,17 @@ def test_decisions_see_what_was_known(days: Days) -> None:
 
 def test_the_top_is_chosen_once_a_month(days: Days) -> None:
     time = days.world.known_times()[-1]
-    rows = days.ask(f"select instrument_id, valid_from, valid_to from research.universe_as_of('{iso(time)}')")
+    rows = days.ask(
+        f"select instrument_id, valid_from, valid_to from research.universe_as_of('{iso(time)}')"
+        " where universe = 'top_500'"
+    )
     expected = Known(days.world, time).universe()
     newest = max(start for _, start, _ in expected)
     assert {row[:2] for row in rows} == {row[:2] for row in expected}
     assert {row[2] for row in rows if row[1] == newest} == {None}, "an end that lies ahead is not known"
     assert len({row[1] for row in rows}) > 10
+    ahead = days.ask("select instrument_id, valid_from, valid_to from research.universe where universe = 'top_500'")
+    assert expected <= set(ahead)
 
 
 def test_the_published_example(days: Days) -> None:
@@ -172,6 +177,15 @@ def test_a_rename_makes_one_series_once_it_is_known(days: Days) -> None:
         f" and session_date = '{rename.date}' and known_to is null"
     )
     assert gap == 1
+
+
+def test_an_index_member_is_whom_its_ticker_means_as_known(days: Days) -> None:
+    """The file names NEW from a date on which it was called OLD; only the rename, once known, says so."""
+    (rename,) = days.world.renames
+    members = "select instrument_id from research.universe_as_of('{}') where universe = 'worlds' and symbol = 'NEW'"
+    assert days.ask(members.format(iso(rename.known_from - 1))) == [("us_equities:NEW",)]
+    assert days.ask(members.format(iso(rename.known_from + MINUTE))) == [("us_equities:OLD",)]
+    assert days.ask("select symbol from observability.unresolved_members") == [("PLAIN",)]
 
 
 def test_a_consumer_of_version_1_still_runs(days: Days) -> None:

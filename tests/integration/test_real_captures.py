@@ -6,6 +6,7 @@ captures ── one order, one build ───────────── for
 
 from __future__ import annotations
 
+import bisect
 import csv
 import datetime as dt
 import gzip
@@ -230,6 +231,53 @@ def test_binance_minute_bars(forward: Loaded, captures: Path) -> None:
     assert first[1:5] == (61837.63, 61855.37, 61824.00, 61828.00)
     assert first[5] == pytest.approx(12.43238, rel=1e-12)
     assert first[8] == 875
+
+
+
+def test_binance_spreads_of_the_day(forward: Loaded, captures: Path) -> None:
+    """By the receive clock: its quotes have no other. Each quote lasts to the next one, or to midnight."""
+    midnight = nanoseconds(dt.datetime(2024, 8, 9))
+    quotes: dict[int, tuple[int, float, float]] = {}
+    trades: list[tuple[int, float, float]] = []
+    for kind, received, data in binance_messages(captures):
+        if kind == "bookTicker":
+            quotes[received] = max((data["u"], float(data["b"]), float(data["a"])), quotes.get(received, (0, 0.0, 0.0)))
+        elif kind == "trade" and data["T"] * 1_000_000 < midnight:
+            trades.append((received, float(data["p"]), float(data["q"])))
+    times = sorted(quotes)
+    lasts = [until - start for start, until in zip(times, [*times[1:], midnight], strict=True)]
+    weighted = [
+        (min(last, midnight - time), 10_000 * (quotes[time][2] - quotes[time][1]) / (sum(quotes[time][1:]) / 2))
+        for time, last in zip(times, lasts, strict=True)
+        if time < midnight
+    ]
+    quoted = math.fsum(last * spread for last, spread in weighted) / sum(last for last, _ in weighted)
+    dollars, paid = 0.0, 0.0
+    for received, price, size in trades:
+        place = bisect.bisect_left(times, received)
+        if place:
+            mid = sum(quotes[times[place - 1]][1:]) / 2
+            paid += 10_000 * 2 * abs(price - mid) / mid * price * size
+            dollars += price * size
+    assert forward.ask(
+        "select session_date::varchar, quoted_spread_bps, effective_spread_bps from research.liquidity_1d"
+        " where instrument_id = 'binance:BTCUSDT' and session_date = '2024-08-08' and known_to is null"
+    ) == [("2024-08-08", pytest.approx(quoted, rel=1e-9), pytest.approx(paid / dollars, rel=1e-9))]
+
+
+def test_decisions_carry_the_macro_values_of_their_time(forward: Loaded) -> None:
+    """Bitcoin's day closes at midnight; a quarter of an hour later the newest quarter known is the second of 2024."""
+    rows = forward.ask(
+        "select session_date::varchar, feature_session_date::varchar, decision_time, macro['GDP'] = newest.value, close"
+        " from research.features_1d_at_decision as decisions, ("
+        "    select value from research.macro_series_as_of('2024-08-09 00:15') where series_id = 'GDP'"
+        "    order by observation_date desc limit 1"
+        " ) as newest where instrument_id = 'binance:BTCUSDT' and session_date = '2024-08-08'"
+    )
+    ((session, of_session, decision_time, is_newest, close),) = rows
+    assert (session, of_session) == ("2024-08-08", "2024-08-08")
+    assert decision_time == dt.datetime(2024, 8, 9, 0, 15)
+    assert is_newest and close > 0
 
 
 # Coinbase

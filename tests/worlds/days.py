@@ -135,6 +135,10 @@ def draw_days(seed: int, count: int = 270) -> World:
     add_actions(world, days, chance)
     add_rename(world, days)
     add_vintages(world, days)
+    # A file names its members by the tickers of the day on which it was made.
+    rows = [["ticker", "start_date", "end_date"], ["NEW", str(days[0].date), ""], ["PLAIN", str(days[9].date), ""]]
+    delivered = new_york(days[-1].date, days=30)
+    world.files.append(File("index_membership", "worlds_ticker_start_end.csv", table(rows), delivered))
     return world
 
 
@@ -270,6 +274,11 @@ def cut_days(world: World, known_at: int) -> list[File]:
             is_first = delivered < new_york(session, days=1, hour=11)
             if (new_york(session, days=1, hour=11) if is_first else delivered) <= known_at:
                 kept.append(file)
+            continue
+        if file.feed == "index_membership":
+            header, *members = csv.reader(file.body.decode().splitlines())
+            members = [one for one in members if new_york(dt.date.fromisoformat(one[1])) <= known_at]
+            kept.append(replace(file, body=table([header, *members])))
             continue
         document = json.loads(file.body)
         if file.feed == "alfred_observations":

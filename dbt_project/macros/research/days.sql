@@ -5,21 +5,25 @@
 
 {#- The instruments whose days changed since this model's mark, and from which session on. -#}
 {% macro touched_days() -%}
+    {#- dbt must see every ref while it parses. -#}
+    {%- set changes = ref('int_daily_changes') -%}
+    {%- set days = this if model.name == 'int_bars_1d__chained' else ref('int_bars_1d__chained') -%}
     {%- if is_incremental() -%}
     select instrument_id, min(from_session) as from_session
-    from {{ ref('int_daily_changes') }}
+    from {{ changes }}
     where build_seq > {{ mark() }}
     group by instrument_id
     {%- else -%}
-    select distinct instrument_id, date '0001-01-01' as from_session from {{ ref('int_bars_1d__chained') }}
+    select distinct instrument_id, date '0001-01-01' as from_session from {{ days }}
     {%- endif -%}
 {%- endmacro %}
 
 {#- The first session that changed at all since this model's mark, as a literal by which files are pruned. -#}
 {% macro first_touched_day(days_before=0) -%}
+    {%- set changes = ref('int_daily_changes') -%}
     {%- if not is_incremental() -%}{{- return("date '0001-01-01'") -}}{%- endif -%}
     {%- set first = ask_value(
-        "select min(from_session)::varchar from " ~ ref('int_daily_changes') ~ " where build_seq > " ~ mark()
+        "select min(from_session)::varchar from " ~ changes ~ " where build_seq > " ~ mark()
     ) -%}
     {{- return("date '" ~ (first or '9999-01-01') ~ "' - " ~ days_before) -}}
 {%- endmacro %}
@@ -88,10 +92,11 @@ history as (
 
 {#- The first session of which a decision can be another since this model's mark: days changed, or macro values. -#}
 {% macro first_decided_day() -%}
+    {%- set observations, changes = ref('int_macro_observations__versioned'), ref('int_daily_changes') -%}
     {%- if not is_incremental() -%}{{- return("date '0001-01-01'") -}}{%- endif -%}
     {%- set first = ask_value(
         "select (min(least(known_from, rule_known_from))::date - 2)::varchar from "
-        ~ ref('int_macro_observations__versioned') ~ " where build_seq > " ~ mark()
+        ~ observations ~ " where build_seq > " ~ mark()
     ) -%}
     {{- return("least(" ~ first_touched_day() ~ ", date '" ~ (first or '9999-01-01') ~ "')") -}}
 {%- endmacro %}

@@ -83,7 +83,7 @@ features as (
         decided.decision_time,
         decided.feature_session_date,
         {{ feature_columns() }},
-        coalesce(macro.macro, map()) as macro,
+        coalesce(macro.macro, map([]::varchar[], []::double[])) as macro,
         decided.decision_time as known_from,
         null::timestamp_ns as known_to
     from decided

@@ -1,9 +1,17 @@
 {{ config(schema='versioned', sorted_by=['instrument_id', 'session_date']) }}
 
 with touched as (
-    {{ touched_days() if is_incremental() else "select distinct instrument_id, date '0001-01-01' as from_session from ("
-        ~ "select unnest(instruments) as instrument_id from " ~ ref('int_listing_meanings')
-        ~ " union all select listing_id from " ~ ref('bars_1d') ~ ")" }}
+    {% set changes, meanings = ref('int_daily_changes'), ref('int_listing_meanings') -%}
+    {% if is_incremental() -%}
+    select instrument_id, min(from_session) as from_session from {{ changes }} where build_seq > {{ mark() }} group by instrument_id
+    {%- else -%}
+    select instrument_id, date '0001-01-01' as from_session
+    from (
+        select unnest(instruments) as instrument_id from {{ meanings }}
+        union
+        select listing_id as instrument_id from {{ ref('bars_1d') }}
+    )
+    {%- endif %}
 ),
 
 -- 1. Bars and actions of the listings that have ever meant these instruments.
@@ -144,11 +152,10 @@ moments as (
 own_bars as (
     select moments.known_from as moment, bars.*
     from moments
-    left join touched_bars as bars
+    inner join touched_bars as bars
         on moments.instrument_id = bars.instrument_id
         and moments.session_date = bars.session_date
         and {{ known_at('bars', 'moments.known_from') }}
-    where bars.instrument_id is not null
 ),
 
 chained as (

@@ -1,18 +1,20 @@
 {{ config(schema='versioned', meta={'remade': 'for all instruments'}) }}
 
 -- Each calendar's last session of a month, when the next month's members are chosen.
-with month_ends as (
-    select
-        calendar,
-        session_date,
-        session_seq,
-        decision_time,
-        session_date + 1 as valid_from,
-        lead(session_date) over (partition by calendar order by session_date) + 1 as valid_to
+with last_sessions as (
+    select calendar, session_date, session_seq, decision_time
     from {{ ref('int_sessions') }}
     qualify row_number() over (
             partition by calendar, date_trunc('month', session_date) order by session_date desc
         ) = 1
+),
+
+month_ends as (
+    select
+        *,
+        session_date + 1 as valid_from,
+        lead(session_date) over (partition by calendar order by session_date) + 1 as valid_to
+    from last_sessions
 ),
 
 touched_month_ends as (

@@ -37,7 +37,7 @@ in_cells as (
         begins.decision_time as known_from,
         case when known_to is not null then coalesce(ends.decision_time, {{ the_present() }}) end as known_to
     from member_values
-    asof inner join decisions as begins
+    asof join decisions as begins
         on member_values.calendar = begins.calendar and member_values.known_from <= begins.decision_time
     asof left join decisions as ends
         on member_values.calendar = ends.calendar and member_values.known_to <= ends.decision_time

@@ -1,5 +1,6 @@
 {{ config(
     materialized='incremental',
+    meta={'daily': true},
     incremental_strategy='append',
     on_schema_change='append_new_columns',
     pre_hook="{{ forget_seen_changes() }}",

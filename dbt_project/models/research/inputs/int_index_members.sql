@@ -6,7 +6,7 @@ memberships_on_grid as (
     select
         index_name,
         listing_id,
-        venue,
+        split_part(listing_id, ':', 1) as venue,
         symbol,
         valid_from,
         valid_to,

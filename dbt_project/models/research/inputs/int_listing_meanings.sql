@@ -1,5 +1,6 @@
 {{ config(
     materialized='incremental',
+    meta={'daily': true},
     incremental_strategy='delete+insert',
     unique_key=['listing_id'],
     on_schema_change='append_new_columns',

@@ -1,5 +1,6 @@
 {{ config(
     materialized='incremental',
+    meta={'daily': true},
     incremental_strategy='append',
     on_schema_change='append_new_columns',
     sorted_by=['listing_id', 'session_date'],
@@ -100,7 +101,9 @@ quotes as (
     inner join quoted_sessions
         on all_quotes.listing_id = quoted_sessions.listing_id
         and clock >= open_at - interval '1 day'
-    left join last_trades using (listing_id, session_date)
+    left join last_trades
+        on quoted_sessions.listing_id = last_trades.listing_id
+        and quoted_sessions.session_date = last_trades.session_date
     where clock < greatest(close_at, last_clock)
 ),
 
@@ -176,7 +179,7 @@ effective_spreads as (
         sum(10000 * 2 * abs(price - mid) / mid * price * size) filter (is_valid)
         / sum(price * size) filter (is_valid) as effective_spread_bps
     from known_trades as trades
-    asof inner join known_quotes as quotes
+    asof join known_quotes as quotes
         on trades.listing_id = quotes.listing_id
         and trades.session_date = quotes.session_date
         and trades.cell = quotes.cell
