@@ -165,52 +165,95 @@ def published(connection: duckdb.DuckDBPyConnection, last: int) -> list[Publishe
     ][:last]
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """A table of a version, as it is stored."""
+
+    schema: str
+    table: str
+    number: int
+    """Tells a table from one made anew under its name."""
+    has_duplicates: bool
+    """Whether it holds records that readers are not shown: repeats of what is known."""
+
+    @property
+    def name(self) -> str:
+        return f"lake.{lake.identifier(self.schema)}.{lake.identifier(self.table)}"
+
+    @property
+    def shown(self) -> str:
+        return "not is_duplicate" if self.has_duplicates else "true"
+
+
 def _changes(connection: duckdb.DuckDBPyConnection, before: int | None, version: int) -> Iterator[tuple[str, Change]]:
     then = {} if before is None else _tables(connection, before)
-    for (schema, table), table_id in sorted(_tables(connection, version).items()):
-        # Canonical tables are views of versions, which hold duplicates too.
-        is_versioned = schema == "versioned"
-        name = f"canonical.{table.removeprefix('int_').removesuffix('__versioned')}" if is_versioned else None
-        where = "not is_duplicate" if is_versioned else "true"
-        change = (
-            _between(connection, schema, table, before, version, where)
-            if before is not None and then.get((schema, table)) == table_id
-            else _made_anew(connection, schema, table, before, version, where, was_there=(schema, table) in then)
-        )
+    for name, stored in sorted(_tables(connection, version).items()):
+        earlier = then.get(name)
+        if before is not None and earlier == stored:
+            change = _between(connection, stored, before, version)
+        else:
+            rows = _count(connection, stored, version)
+            more = rows - (_count(connection, earlier, before) if earlier and before is not None else 0)
+            change = Change(max(more, 0), 0, max(-more, 0), is_new=True)
         if change is not None:
-            yield name or f"{schema}.{table}", change
+            yield name, change
 
 
-def _tables(connection: duckdb.DuckDBPyConnection, version: int) -> dict[tuple[str, str], int]:
-    """The tables of a version that people read, by the number that tells a table from one made anew under its name."""
+def _tables(connection: duckdb.DuckDBPyConnection, version: int) -> dict[str, _Stored]:
+    """The tables of a version that people read, by the names that they read them by: canonical ones are views."""
+
+    def alive(table: str) -> str:
+        return f"{table}.begin_snapshot <= {version} and coalesce({table}.end_snapshot > {version}, true)"
+
     rows = connection.execute(
         f"""
-        select schema_name, table_name, table_id
-        from {_METADATA}.ducklake_table as tables
-        inner join {_METADATA}.ducklake_schema as schemas using (schema_id)
-        where tables.begin_snapshot <= $version and coalesce(tables.end_snapshot > $version, true)
-            and schemas.begin_snapshot <= $version and coalesce(schemas.end_snapshot > $version, true)
-            and schema_name in ('versioned', 'canonical', 'research')
-        """,
-        {"version": version},
+        with names as (
+            select schema_id, schema_name from {_METADATA}.ducklake_schema as s where {alive("s")}
+        ),
+
+        views as (
+            select view_name
+            from {_METADATA}.ducklake_view as v
+            inner join names using (schema_id)
+            where schema_name = 'canonical' and {alive("v")}
+        ),
+
+        tables as (
+            select
+                *,
+                if(schema_name = 'versioned', regexp_extract(table_name, '^int_(.*)__versioned$', 1), '') as view_name
+            from {_METADATA}.ducklake_table as t
+            inner join names using (schema_id)
+            where {alive("t")}
+        )
+
+        select
+            if(view_name = '', schema_name || '.' || table_name, 'canonical.' || view_name),
+            schema_name,
+            table_name,
+            table_id,
+            table_id in (select table_id from {_METADATA}.ducklake_column where column_name = 'is_duplicate')
+        from tables
+        where view_name in (select view_name from views)
+            or (schema_name in ('canonical', 'research') and not starts_with(table_name, 'int_'))
+        """
     ).fetchall()
-    return {(schema, table): table_id for schema, table, table_id in rows}
+    return {name: _Stored(*stored) for name, *stored in rows}
 
 
-def _between(
-    connection: duckdb.DuckDBPyConnection, schema: str, table: str, before: int, version: int, where: str
-) -> Change | None:
+def _between(connection: duckdb.DuckDBPyConnection, stored: _Stored, before: int, version: int) -> Change | None:
     """What changed in a table that stood: rows that came and went again, and those made anew alike, are no change."""
-    feed = f"ducklake_table_changes('lake', {lake.quoted(schema)}, {lake.quoted(table)}, {before}, {version})"
+    place = f"{lake.quoted(stored.schema)}, {lake.quoted(stored.table)}"
+    feed = f"ducklake_table_changes('lake', {place}, {before}, {version})"
     columns = [name for name, *_ in connection.execute(f"describe from {feed}").fetchall()]
-    content = [lake.identifier(name) for name in columns[3:] if name not in _COUNTERS]
     # The change feed begins with snapshot_id, rowid, change_type; the snapshot after `before` may have expired.
+    content = [lake.identifier(name) for name in columns[3:] if name not in _COUNTERS]
     came, went = connection.execute(
         f"""
         with changed as (
             select {", ".join(content)}, sum(if(change_type in ('insert', 'update_postimage'), 1, -1)) as balance
             from {feed}
-            where snapshot_id > {before} and {where}
+            where snapshot_id > {before} and {stored.shown}
             group by all
         )
 
@@ -224,19 +267,6 @@ def _between(
     return Change(int(came - revised), int(revised), int(went - revised))
 
 
-def _made_anew(
-    connection: duckdb.DuckDBPyConnection,
-    schema: str,
-    table: str,
-    before: int | None,
-    version: int,
-    where: str,
-    *,
-    was_there: bool,
-) -> Change | None:
-    def rows(at: int | None) -> int:
-        name = f"lake.{lake.identifier(schema)}.{lake.identifier(table)}"
-        return bookkeeping.scalar(connection, f"select count(*) from {name} at (version => {at}) where {where}")
-
-    more = rows(version) - (rows(before) if was_there else 0)
-    return Change(max(more, 0), 0, max(-more, 0), is_new=True)
+def _count(connection: duckdb.DuckDBPyConnection, stored: _Stored, version: int) -> int:
+    query = f"select count(*) from {stored.name} at (version => {version}) where {stored.shown}"
+    return bookkeeping.scalar(connection, query)

@@ -25,8 +25,9 @@
             *,
             {{ key }} as its_key,
             {{ period }} as its_period,
-            known_to is distinct from lead(known_from) over (partition by {{ key }}, {{ period }} order by known_from)
-            and known_to is not null as ends
+            known_to is not null and coalesce(
+                lead(known_from) over (partition by {{ key }}, {{ period }} order by known_from) != known_to, true
+            ) as ends
         from {{ versions }}
         where {{ key }} in (select asked_key from asked)
     ),
