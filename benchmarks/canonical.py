@@ -153,14 +153,18 @@ def scan(home: Path) -> dict[str, Any]:
 
 def parse(home: Path) -> dict[str, Any]:
     """(b) Parse every payload by the staging model's own SQL, as dbt compiled it, down to typed columns."""
-    connection = _limited()
-    connection.execute("set TimeZone = 'UTC'")
+    from loaders.settings import Settings
+    from market_data import lake
+
+    settings = Settings.from_env()
+    connection = lake.open_version(settings, None)
+    connection.execute(f"set memory_limit = '{MEMORY}'")
     connection.execute("attach ':memory:' as raw")
     connection.execute(
         f"create view raw.main.binance_spot as select *, 1::bigint as load_seq from read_parquet({_files(home)!r})"
     )
-    compiled = next((home / "lake.sqlite.state").rglob("compiled/**/staging/stg_binance_spot.sql")).read_text()
-    columns = "sum(hash(kind, symbol, trade_id, price, size, side, event_time, disposition, reason))"
+    compiled = next(settings.state_dir.rglob("compiled/**/staging/stg_binance_spot.sql")).read_text()
+    columns = "sum(hash(kind, symbol, trade_id, price, size, side, event_time, disposition))"
     started = time.perf_counter()
     (records, _) = connection.execute(f"select count(*), {columns} from ({compiled})").fetchone() or (0, 0)
     return {"seconds": time.perf_counter() - started, "records": records}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from loaders import logs
 from loaders.settings import Settings
@@ -46,8 +46,8 @@ def build(
 ) -> Outcome:
     """Build what is new, test it, publish it. A process that builds often keeps a ``project``, and starts faster.
 
-    Without ``daily`` the daily research tables may be left as they are, behind the others: a later build with them takes
-    in what they missed.
+    Without ``daily`` the daily research tables may be left as they are, behind the others: a later build with them
+    takes in what they missed.
 
     Raises ``BuildFailedError`` when a model or a test fails (readers then keep the version they had) and
     ``lock.LakeBusyError`` when another writer holds the lake for longer than MDP_LOCK_WAIT.
@@ -73,54 +73,59 @@ def build(
     return outcome
 
 
-def _build(
-    settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, daily: bool
-) -> Outcome:
+def _build(settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, daily: bool) -> Outcome:
     with lock.writers_lock(settings):
-        fingerprint = publishing.code_fingerprint()
-        with project.connection() as connection:
-            is_head_published = publishing.last_event(connection) == "published"
-            restored = publishing.restore_if_unfinished(connection, settings)
-            bookkeeping.enter_loads(connection, settings)
-            release = publishing.published(connection)
-            same_code = release is not None and release.code_fingerprint == fingerprint
-            since = release.last_load_seq if release else 0
-            if release and daily:
-                since = publishing.seen_by_daily_tables(connection, release)
-            is_complete = release is not None and since == release.last_load_seq
-            if (
-                release
-                and same_code
-                and not full_refresh
-                and is_complete
-                and publishing.is_up_to_date(connection, release)
-            ):
-                publishing.write_connect_script(settings, release.version)
-                return Outcome(release.version, 0, built=False, restored=restored)
-            arguments = ["build", *NO_UNIT_TESTS]
-            if full_refresh:
-                arguments.append("--full-refresh")
-            elif release and same_code:
-                arguments += ["--exclude-resource-type", "seed"]
-                if is_head_published and publishing.has_staged(settings):
-                    # The head is as this code made it: what no new record reaches stays as it is.
-                    affected = project.affected_by(publishing.feeds_since(connection, since), daily=daily)
-                    if affected.nodes:
-                        publishing.pass_over(connection, affected.passed_over, release)
-                        arguments = ["build", "--indirect-selection", "empty", "--select", *affected.nodes]
-        project.run(arguments, progress)
-        with project.connection() as connection:
-            version = publishing.publish(connection, settings, fingerprint)
-            new_loads = publishing.loaded_since(connection, release)
-            quarantined = publishing.quarantined_since(connection, release)
-        return Outcome(
-            version,
-            new_loads,
-            built=True,
-            restored=restored,
-            quarantined=quarantined,
-            other_code=release is not None and not same_code,
-        )
+        outcome, loads_left = _build_slice(settings, full_refresh, progress, project, daily)
+        while loads_left:  # a backlog too long to be read at once; what was read is published
+            part, loads_left = _build_slice(settings, False, progress, project, daily)
+            new_loads, quarantined = outcome.new_loads + part.new_loads, outcome.quarantined + part.quarantined
+            outcome = replace(outcome, version=part.version, new_loads=new_loads, quarantined=quarantined)
+        return outcome
+
+
+def _build_slice(
+    settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, daily: bool
+) -> tuple[Outcome, int]:
+    """Build as much as is read at once; what came of it, and how many entered loads are left."""
+    fingerprint = publishing.code_fingerprint()
+    with project.connection() as connection:
+        is_head_published = publishing.last_event(connection) == "published"
+        restored = publishing.restore_if_unfinished(connection, settings)
+        bookkeeping.enter_loads(connection, settings)
+        release = publishing.published(connection)
+        same_code = release is not None and release.code_fingerprint == fingerprint
+        since = publishing.seen_by_all(connection, release, daily=daily) if release else 0
+        is_complete = release is not None and since == release.last_load_seq
+        if release and same_code and not full_refresh and is_complete and publishing.is_up_to_date(connection, release):
+            publishing.write_connect_script(settings, release.version)
+            return Outcome(release.version, 0, built=False, restored=restored), 0
+        arguments = ["build", *NO_UNIT_TESTS]
+        if full_refresh:
+            arguments.append("--full-refresh")
+        elif release and same_code:
+            arguments += ["--exclude-resource-type", "seed"]
+            if is_head_published and publishing.has_staged(settings):
+                # The head is as this code made it: what no new record reaches stays as it is.
+                affected = project.affected_by(publishing.feeds_since(connection, since), daily=daily)
+                if affected.nodes:
+                    end = publishing.window_end(connection, publishing.SLICE_RECORDS)
+                    publishing.pass_over(connection, affected.passed_over, release.last_load_seq, end)
+                    arguments = ["build", "--indirect-selection", "empty", "--select", *affected.nodes]
+    project.run(arguments, progress)
+    with project.connection() as connection:
+        version = publishing.publish(connection, settings, fingerprint)
+        loads_left = publishing.loaded_since(connection, publishing.published(connection))
+        new_loads = publishing.loaded_since(connection, release) - loads_left
+        quarantined = publishing.quarantined_since(connection, release)
+    outcome = Outcome(
+        version,
+        new_loads,
+        built=True,
+        restored=restored,
+        quarantined=quarantined,
+        other_code=release is not None and not same_code,
+    )
+    return outcome, loads_left
 
 
 def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:

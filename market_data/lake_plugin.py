@@ -73,8 +73,8 @@ class Plugin(BasePlugin):
                 publishing.restore_if_unfinished(cursor, self.settings)
                 bookkeeping.enter_loads(cursor, self.settings)
             publishing.note(cursor, get_invocation_id(), "started", f"dbt {command}")
-        open_window(cursor, self.settings)
         is_anew = command not in WRITING_COMMANDS or getattr(get_flags(), "FULL_REFRESH", False)
+        open_window(cursor, self.settings, None if is_plain or is_anew else publishing.SLICE_RECORDS)
         is_small = not is_anew and new_records(cursor) < SMALL_RECORDS
         cursor.execute("set threads = 1" if is_small else "reset threads")
         cursor.execute(f"attach {lake.quoted(str(self.settings.state_dir / publishing.SCRATCH))} as scratch")
@@ -90,13 +90,13 @@ def new_records(connection: duckdb.DuckDBPyConnection) -> int:
     )
 
 
-def open_window(conn: duckdb.DuckDBPyConnection, settings: Settings) -> None:
-    """Close the build's window at the last load entered, and keep the models' marks as they are now."""
+def open_window(conn: duckdb.DuckDBPyConnection, settings: Settings, most_records: int | None = None) -> None:
+    """Close the build's window at the last load that it reads, and keep the models' marks as they are now."""
     release = publishing.published(conn)
     conn.execute(
         "create or replace table raw.main.build_window as"
         " select ?::bigint as last_load_seq, ?::bigint as published_load_seq, ?::varchar as raw_zone",
-        [publishing.last_load_seq(conn), release.last_load_seq if release else 0, settings.raw + "/"],
+        [publishing.window_end(conn, most_records), release.last_load_seq if release else 0, settings.raw + "/"],
     )
     conn.execute("create or replace table raw.main.progress as select model, load_seq from lake.observability.progress")
 

@@ -29,6 +29,9 @@ LAST_DAILY_TABLE = "features_1d_at_decision"
 SCRATCH = "scratch.duckdb"
 """Where staging models put the records of a build, in the lake's state directory."""
 
+SLICE_RECORDS = 2_000_000
+"""Records that a build of `mdp` reads at once, which bounds its memory; a longer backlog is built in slices."""
+
 _AT = "begin_snapshot <= $version and coalesce(end_snapshot > $version, true)"
 _OF_TABLE = f"""
     table_id = (
@@ -111,6 +114,28 @@ def last_processed(connection: duckdb.DuckDBPyConnection) -> int:
     return bookkeeping.scalar(connection, "select max(load_seq) from lake.observability.progress")
 
 
+def window_end(connection: duckdb.DuckDBPyConnection, most_records: int | None) -> int:
+    """The last load that a build reads: the last there is, or the last of those that hold no more than so many records.
+
+    They are counted from the last load processed; one is read in any case.
+    """
+    last = last_load_seq(connection)
+    if most_records is None:
+        return last
+    done = last_processed(connection)
+    return done + bookkeeping.scalar(
+        connection,
+        f"""
+        select coalesce(max(load_seq) filter (records_so_far <= {most_records}), min(load_seq)) - {done}
+        from (
+            select load_seq, sum(if(outcome = 'loaded', records, 0)) over (order by load_seq) as records_so_far
+            from lake.observability.loads
+            where load_seq > {done}
+        )
+        """,
+    )
+
+
 def is_up_to_date(connection: duckdb.DuckDBPyConnection, release: Release) -> bool:
     """Whether the head is the published version, and nothing but refusals has come since."""
     return last_event(connection) in ("published", "restored") and loaded_since(connection, release) == 0
@@ -131,8 +156,10 @@ def loaded_since(connection: duckdb.DuckDBPyConnection, release: Release | None)
     return bookkeeping.scalar(connection, f"{query} {release.last_load_seq if release else 0}")
 
 
-def seen_by_daily_tables(connection: duckdb.DuckDBPyConnection, release: Release) -> int:
-    """The last load of a release that its daily tables hold: an earlier one where a live build left them behind."""
+def seen_by_all(connection: duckdb.DuckDBPyConnection, release: Release, *, daily: bool) -> int:
+    """The last load that all tables of a release hold; where a build left the daily ones behind, an earlier one."""
+    if not daily:
+        return release.last_load_seq
     row = connection.execute(
         "select load_seq from lake.observability.progress where model = ?", [LAST_DAILY_TABLE]
     ).fetchone()
@@ -147,15 +174,15 @@ def feeds_since(connection: duckdb.DuckDBPyConnection, load_seq: int) -> set[str
     return {feed for (feed,) in rows}
 
 
-def pass_over(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], release: Release) -> None:
-    """Let these models have come to the last load, since none of the loads since the release is for them.
+def pass_over(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], start: int, end: int) -> None:
+    """Let these models, which have come to one load, have come to a later one: none of the loads between is for them.
 
     Models that this code does not know stay where they are: other code may know them again. So do those that were
-    behind in the release.
+    left behind before.
     """
     connection.execute(
         "update lake.observability.progress set load_seq = ? where list_contains(?, model) and load_seq >= ?",
-        [last_load_seq(connection), list(tables), release.last_load_seq],
+        [end, list(tables), start],
     )
 
 

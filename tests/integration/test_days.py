@@ -12,7 +12,7 @@ import datetime as dt
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ import pytest
 from worlds.days import EXAMPLE, FIRST, MINUTE, SESSIONS, Known, World, cut_days, draw_days
 from worlds.reference import DAY, File
 from worlds.warehouse import DAILY, Warehouse, differences, read_sorted
+
+from market_data import client
+from market_data.build import build
 
 SEED = 1
 TABLES: dict[str, Callable[[Known], dict[Any, Any]]] = {
@@ -35,6 +38,14 @@ TABLES: dict[str, Callable[[Known], dict[Any, Any]]] = {
 class Days:
     world: World
     warehouse: Warehouse
+    counts: list[tuple[int, int]] = field(default_factory=list)
+    """Rows of bars_1d and returns_1d after the first build, after one without daily tables, and after the last."""
+
+    def count(self) -> None:
+        ((bars, returns),) = self.ask(
+            "select (select count(*) from research.bars_1d), (select count(*) from research.returns_1d)"
+        )
+        self.counts.append((bars, returns))
 
     def ask(self, query: str) -> list[tuple[Any, ...]]:
         return self.warehouse.ask(query)
@@ -56,14 +67,18 @@ def load(warehouse: Warehouse, files: list[File]) -> None:
 
 @pytest.fixture(scope="module")
 def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
-    """Built twice: a third of the deliveries, whichever they are, comes later."""
+    """Built twice: a third of the deliveries, whichever they are, comes later, and the daily tables last."""
     found = Days(draw_days(SEED), Warehouse(tmp_path_factory.mktemp("days")))
     files = list(found.world.files)
     random.Random(SEED).shuffle(files)
     load(found.warehouse, files[: len(files) * 2 // 3])
     found.warehouse.build()
+    found.count()
     load(found.warehouse, files[len(files) * 2 // 3 :])
-    found.warehouse.build()
+    build(found.warehouse.settings, daily=False)
+    found.count()
+    assert found.warehouse.build().built, "the daily tables were behind"
+    found.count()
     return found
 
 
@@ -72,29 +87,55 @@ def kinds_of_times(world: World) -> list[int]:
     times = world.known_times()
     late = [time for time in times if time % (3600 * 10**9)]
     mornings = [time for time in times if time not in late]
-    chosen = [mornings[len(mornings) // 2], *late]
+    chosen = [mornings[len(mornings) // 2], *(rename.known_from for rename in world.renames), *late]
     return [time + step for time in chosen for step in (-1, 0, MINUTE)] + [times[-1] + 9 * DAY]
+
+
+def some_times(world: World) -> list[int]:
+    """A few of them: a third of the kinds, in each of the three places."""
+    return [time for number, time in enumerate(kinds_of_times(world)[:-1]) if number % 10 == 0] + [
+        kinds_of_times(world)[-1]
+    ]
+
+
+def test_daily_tables_may_stay_behind_and_catch_up(days: Days) -> None:
+    (bars, returns), (more_bars, as_before), (all_bars, all_returns) = days.counts
+    assert (as_before, all_bars) == (returns, more_bars)
+    assert more_bars > bars and all_returns > returns
+    version = client.published_version(days.warehouse.settings)
+    assert days.warehouse.build().version == version, "nothing is left to do"
 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_tables_answer_what_the_formulas_say(days: Days, table: str) -> None:
-    times = kinds_of_times(days.world)
+    check_table(days, table, some_times(days.world), every=1 if table in ("bars_1d_adjusted", "returns_1d") else 5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_answer_so_around_every_kind_of_revision(days: Days, table: str) -> None:
+    check_table(days, table, kinds_of_times(days.world), every=1)
+
+
+def check_table(days: Days, table: str, times: list[int], every: int) -> None:
     compared = 0
     with days.warehouse.reader() as connection:
-        for time in times if table != "momentum_1d" else times[::5] + times[-1:]:
-            expected = TABLES[table](Known(days.world, time))
+        for time in times:
+            known = Known(days.world, time, every)
+            expected = TABLES[table](known)
             columns = list(next(iter(expected.values())))
             rows = connection.execute(
                 f"select instrument_id, session_date, {', '.join(columns)} from research.{table}_as_of('{iso(time)}')"
             ).fetchall()
             found = {row[:2]: dict(zip(columns, row[2:], strict=True)) for row in rows}
+            days_there = {(one, day.session.date) for one, chain in known.days.items() for day in chain}
+            assert set(found) == days_there, f"{table} as of {iso(time)}"
             check(table, found, expected, time)
-            compared += len(rows)
+            compared += len(expected)
     assert compared > 1_000
 
 
 def check(table: str, found: dict[Any, Any], expected: dict[Any, Any], time: int) -> None:
-    assert set(found) == set(expected), f"{table} as of {iso(time)}"
     wrong = [
         f"{table} as of {iso(time)}, {key}: {column} is {found[key][column]!r}, expected {value!r}"
         for key, row in expected.items()
@@ -120,6 +161,7 @@ def test_decisions_see_what_was_known(days: Days) -> None:
         f" from research.features_1d_at_decision_as_of('{iso(time)}')"
     )
     found = {row[:2]: dict(zip(columns, row[2:], strict=True)) for row in rows}
+    assert set(found) == set(expected)
     check("features_1d_at_decision", found, expected, time)
     # Bars of the next morning: at a session's decision the newest is that of the session before.
     assert all(date > row["feature_session_date"] for (_, date), row in found.items())
@@ -168,7 +210,7 @@ def test_a_doubled_split_is_one_at_the_later_date(days: Days) -> None:
 
 
 def test_a_rename_makes_one_series_once_it_is_known(days: Days) -> None:
-    (rename,) = days.world.renames
+    rename = days.world.renames[0]
     series = "select distinct instrument_id from research.returns_1d_as_of('{}') where symbol = 'NEW'"
     assert days.ask(series.format(iso(rename.known_from - 1))) == [("us_equities:NEW",)]
     assert days.ask(series.format(iso(rename.known_from + MINUTE))) == [("us_equities:OLD",)]
@@ -179,9 +221,24 @@ def test_a_rename_makes_one_series_once_it_is_known(days: Days) -> None:
     assert gap == 1
 
 
+def test_meta_is_one_series_across_its_tickers(days: Days) -> None:
+    """The vendor dates the change to Saturday the 11th; it traded as META from the 9th."""
+    after = (
+        "select session_date::varchar, symbol, gap_sessions from research.returns_1d_as_of('{}') where {} order by 1"
+    )
+    rows = days.ask(after.format("2022-06-15", "instrument_id = 'us_equities:FB'"))
+    assert rows[-4:] == [
+        ("2022-06-08", "FB", 1),
+        ("2022-06-09", "META", 1),
+        ("2022-06-10", "META", 1),
+        ("2022-06-13", "META", 1),
+    ]
+    assert days.ask(after.format("2022-06-11 03:59", "symbol = 'META'")) == [("2022-06-09", "META", None)]
+
+
 def test_an_index_member_is_whom_its_ticker_means_as_known(days: Days) -> None:
     """The file names NEW from a date on which it was called OLD; only the rename, once known, says so."""
-    (rename,) = days.world.renames
+    rename = days.world.renames[0]
     members = "select instrument_id from research.universe_as_of('{}') where universe = 'worlds' and symbol = 'NEW'"
     assert days.ask(members.format(iso(rename.known_from - 1))) == [("us_equities:NEW",)]
     assert days.ask(members.format(iso(rename.known_from + MINUTE))) == [("us_equities:OLD",)]
@@ -200,7 +257,8 @@ def test_features_are_the_tables_joined(days: Days) -> None:
     """The view of versions, cut at K, is what the macro answers from the tables as of K."""
     time = kinds_of_times(days.world)[4]
     with days.warehouse.reader() as connection:
-        known = f"known_from <= '{iso(time)}'::timestamp_ns and (known_to is null or known_to > '{iso(time)}'::timestamp_ns)"
+        moment = f"'{iso(time)}'::timestamp_ns"
+        known = f"known_from <= {moment} and (known_to is null or known_to > {moment})"
         rest = "* exclude (known_from, known_to)"
         view = read_sorted(connection, f"(select {rest} from research.features_1d where {known})")
         macro = read_sorted(connection, f"(select {rest} from research.features_1d_as_of('{iso(time)}'))")
@@ -222,7 +280,7 @@ def compare_with_cut(days: Days, time: int, root: Path) -> None:
 
 def test_no_look_ahead(days: Days, tmp_path: Path) -> None:
     """Of all that a warehouse knows, X_as_of(K) shows what one that knows no more shows."""
-    (rename,) = days.world.renames
+    rename = days.world.renames[0]
     compare_with_cut(days, rename.known_from + MINUTE, tmp_path)
 
 

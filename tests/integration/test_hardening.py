@@ -114,7 +114,8 @@ SPLITS = [
     *(Poison(split(**{field: ""}), "missing_field", name) for field, name in (
         ("ticker", "symbol"), ("execution_date", "ex_date"), ("split_from", "split_from"), ("split_to", "split_to"),
     )),
-    *(Poison(split(execution_date=day), "impossible_time", f"ex_date is {day}") for day in (*FAR, "infinity")),
+    *(Poison(split(execution_date=day), "impossible_time", f"ex_date is {day}") for day in FAR),
+    Poison(split(execution_date="infinity"), "invalid_value", "ex_date is infinity"),
     Poison(split(ticker="A\0B"), "invalid_value", "the payload holds a NUL character"),
 ]  # fmt: skip
 

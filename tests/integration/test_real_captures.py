@@ -233,7 +233,6 @@ def test_binance_minute_bars(forward: Loaded, captures: Path) -> None:
     assert first[8] == 875
 
 
-
 def test_binance_spreads_of_the_day(forward: Loaded, captures: Path) -> None:
     """By the receive clock: its quotes have no other. Each quote lasts to the next one, or to midnight."""
     midnight = nanoseconds(dt.datetime(2024, 8, 9))

@@ -3,8 +3,8 @@
     draw_days(seed) ──> deliveries of day bars, splits, dividends, ticker events, memberships, vintages
         └── Known(world, K) ──> .adjusted() .returns() .volatility() .momentum() .liquidity() .universe() .decisions()
 
-Everything is worked out anew from the facts known at K, by loops over sessions: no versions, no windows kept between two
-questions, and nothing shared with the models. A fact is (known_from, value); None is a value that was taken back.
+Everything is worked out anew from the facts known at K, by loops over sessions: no versions, no windows kept between
+two questions, and nothing shared with the models. A fact is (known_from, value); None is a value that was taken back.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from worlds.adversarial import table
+from worlds.adversarial import COLUMNS, table
 from worlds.reference import DAY, MINUTE, File, cell_end, new_york, utc
 from worlds.warehouse import REPOSITORY
 
@@ -134,6 +135,7 @@ def draw_days(seed: int, count: int = 270) -> World:
             correct(world, days[number].date, new_york(days[0].date, days=at * 7 // 5, hour=13, minute=7), chance)
     add_actions(world, days, chance)
     add_rename(world, days)
+    add_meta(world, chance)
     add_vintages(world, days)
     # A file names its members by the tickers of the day on which it was made.
     rows = [["ticker", "start_date", "end_date"], ["NEW", str(days[0].date), ""], ["PLAIN", str(days[9].date), ""]]
@@ -244,6 +246,31 @@ def add_rename(world: World, days: list[Session]) -> None:
     world.renames.append(Rename("OLD", "NEW", date, said_otherwise))
 
 
+def add_meta(world: World, chance: random.Random) -> None:
+    """FB becomes META: a session's bar is made of one trade; the master dates the change to a Saturday."""
+    for day in SESSIONS[FIRST:]:
+        if dt.date(2022, 5, 2) <= day.date <= dt.date(2022, 7, 29):
+            ticker = "FB" if day.date < dt.date(2022, 6, 9) else "META"
+            price, size = round(chance.uniform(150, 200), 2), float(chance.randint(1, 500))
+            event = new_york(day.date, hour=12)
+            trade = {"ticker": ticker, "conditions": "", "correction": "0", "exchange": "11", "id": "1"}
+            trade |= {"participant_timestamp": str(event), "price": repr(price), "sequence_number": "1"}
+            trade |= {"sip_timestamp": str(event), "size": repr(size), "tape": "1", "trf_id": "", "trf_timestamp": ""}
+            body = table([COLUMNS, [trade[column] for column in COLUMNS]])
+            delivered = new_york(day.date, days=1, hour=10)
+            world.files.append(File("massive_trades", f"massive_trades_{day.date}.csv", body, delivered))
+            bar = Bar(price, price, price, price, size)
+            world.bars[ticker, day.date].append((new_york(day.date, days=1, hour=11), bar))
+    events = [
+        {"type": "ticker_change", "date": "2022-06-11", "ticker_change": {"ticker": "META"}},
+        {"type": "ticker_change", "date": "2012-05-18", "ticker_change": {"ticker": "FB"}},
+    ]
+    body = json.dumps({"results": {"name": "Meta", "composite_figi": "BBG2", "events": events}}).encode()
+    name = "massive_ticker_events_META.json"
+    world.files.append(File("massive_ticker_events", name, body, new_york(dt.date(2023, 6, 1))))
+    world.renames.append(Rename("FB", "META", dt.date(2022, 6, 9), new_york(dt.date(2022, 6, 11))))
+
+
 def add_vintages(world: World, days: list[Session]) -> None:
     observations = []
     for number, day in enumerate(range(5, len(days), 50)):
@@ -268,7 +295,7 @@ def cut_days(world: World, known_at: int) -> list[File]:
     kept = []
     for file in world.files:
         delivered = file.delivered_at or 0
-        if file.feed == "massive_day_aggs":
+        if file.feed in ("massive_day_aggs", "massive_trades"):
             session = dt.date.fromisoformat(file.name.removesuffix(".csv")[-10:])
             # The first delivery of a session is known by the rule, any other when it came.
             is_first = delivered < new_york(session, days=1, hour=11)
@@ -288,7 +315,9 @@ def cut_days(world: World, known_at: int) -> list[File]:
             ]
         elif file.feed == "massive_ticker_events":
             rows = document["results"]["events"]
-            rows[:] = [one for one in rows if max(delivered, new_york(dt.date.fromisoformat(one["date"]))) <= known_at]
+            # The second delivery of OLD's events says otherwise of one, and is known when it came.
+            since = delivered if file.name.endswith("_NEW.json") else 0
+            rows[:] = [one for one in rows if max(since, new_york(dt.date.fromisoformat(one["date"]))) <= known_at]
         else:
             rows = document["results"]
             (said,) = rows
@@ -341,10 +370,13 @@ def last(versions: list[tuple[int, Any]], at: int) -> Any:
 
 
 class Known:
-    """All daily tables as of K."""
+    """All daily tables as of K; windows for each `every`th session only."""
 
-    def __init__(self, world: World, known_at: int) -> None:
-        self.world, self.at = world, known_at // MINUTE * MINUTE
+    def __init__(self, world: World, known_at: int, every: int = 1) -> None:
+        self.world, self.at, self.every = world, known_at // MINUTE * MINUTE, every
+
+    def is_asked(self, day: Day) -> bool:
+        return day.session.number % self.every == 0
 
     def instrument(self, ticker: str, at: int) -> str:
         """Whom a ticker meant at a time."""
@@ -451,6 +483,7 @@ class Known:
             (instrument, day.session.date): volatility_of(days, day)
             for instrument, days in self.days.items()
             for day in days
+            if self.is_asked(day)
         }
 
     def own_momentum(self) -> dict[tuple[str, dt.date], Row]:
@@ -459,6 +492,7 @@ class Known:
             (instrument, day.session.date): momentum_of(days[: place + 1])
             for instrument, days in self.days.items()
             for place, day in enumerate(days)
+            if self.is_asked(day)
         }
 
     def momentum(self) -> dict[tuple[str, dt.date], Row]:
@@ -467,7 +501,7 @@ class Known:
         decision = max((session.decision for session in SESSIONS if session.decision <= self.at), default=None)
         sections: dict[dt.date, dict[str, Row]] = defaultdict(dict)
         if decision is not None:
-            then = Known(self.world, decision)
+            then = Known(self.world, decision, self.every)
             members = then.universe()
             for (instrument, date), row in then.own_momentum().items():
                 if any(one == instrument and start <= date < end for one, start, end in members):
@@ -489,19 +523,20 @@ class Known:
             (instrument, day.session.date): liquidity_of(days, day)
             for instrument, days in self.days.items()
             for day in days
+            if self.is_asked(day)
         }
 
     def universe(self) -> set[tuple[str, dt.date, dt.date]]:
         """Who was chosen, from when until when."""
         members = set()
-        for session, following in zip(SESSIONS, SESSIONS[1:], strict=False):
+        for session, following in pairwise(SESSIONS):
             if session.date.month == following.date.month or session.decision > self.at:
                 continue
             if session.date < SESSIONS[FIRST].date:
                 continue
             end = next(
                 one.date
-                for one, after in zip(SESSIONS, SESSIONS[1:], strict=False)
+                for one, after in pairwise(SESSIONS)
                 if one.date > session.date and one.date.month != after.date.month
             )
             for instrument, days in known(self.world, session.decision).days.items():

@@ -182,14 +182,20 @@ lives as (
 ),
 
 {% else -%}
-said as (
-    select
-        *,
-        list(content_hash) over (
-            partition by {{ keys }}, delivered_at, load_id order by {{ as_delivered }}
-            rows between unbounded preceding and unbounded following
-        ) as said_in_delivery
+said_in_deliveries as (
+    select {{ keys }}, delivered_at, load_id, list(content_hash order by {{ as_delivered }}) as said_in_delivery
     from shared
+    where is_delivered
+    group by {{ keys }}, delivered_at, load_id
+),
+
+said as (
+    select shared.*, said_in_delivery
+    from shared
+    left join said_in_deliveries
+        on {% for column in key %}shared.{{ column }} = said_in_deliveries.{{ column }}
+        and {% endfor %}shared.load_id = said_in_deliveries.load_id
+        and shared.delivered_at is not distinct from said_in_deliveries.delivered_at
 ),
 
 {% endif -%}

@@ -177,3 +177,10 @@ applied as (
     ) using (instrument_id, session_date, moment)
 )
 {%- endmacro %}
+
+{#- Prices on another scale. -#}
+{% macro scaled(prefix, scale) -%}
+    {% for price in ['open', 'high', 'low', 'close'] -%}
+    {{ price }} * {{ scale }} as {{ prefix }}{{ price }}{{ "," if not loop.last }}
+    {% endfor -%}
+{%- endmacro %}

@@ -33,3 +33,8 @@
         {%- endfor -%}
     {%- endfor -%}
 {%- endmacro %}
+
+{#- When the newest of the joined rows became known. -#}
+{% macro newest_known_from() -%}
+    greatest({% for table in feature_tables() %}{{ table }}.known_from{{ ", " if not loop.last }}{% endfor %})
+{%- endmacro %}

@@ -33,3 +33,12 @@
     select 1
     {%- endif -%}
 {%- endmacro %}
+
+{#- The later of two quotes at one time, by the venue's number for it, first. -#}
+{% macro in_quote_order(quotes) -%}
+    struct_pack(
+        {% for column in ['sequence', 'update_id', 'known_from', 'ask_price', 'bid_price', 'ask_size', 'bid_size'] -%}
+        {{ column }} := {{ quotes }}.{{ column }}{{ ", " if not loop.last }}
+        {%- endfor %}
+    ) desc
+{%- endmacro %}

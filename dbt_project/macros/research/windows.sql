@@ -5,8 +5,8 @@
         history ── a day none of whose inputs changed since it was first known ── seen once, over the present versions
                 └─ any other ── seen at its birth, and at each later change in its window, over the versions known then
 
-    A model computes its windows over `seen`, per instrument and `seen_at`, with one formula for both; `states_seen` gives
-    each asked row its known_from. Cost: the present once, and a window's length for each change that came late.
+    A model computes its windows over `seen`, per instrument and `seen_at`, with one formula for both; asked_from says since
+    when a row of it is a version, and is null for those that are only in windows. Cost: the present once, and a window's length for each change that came late.
 -#}
 
 {#- The moment from which the present is seen: after all that is known. -#}
@@ -61,8 +61,8 @@ asked as (
         case when last_event_in_window > born_at then born_at else {{ the_present() }} end as seen_at
     from surrounded
     where is_touched
-    union
-    select
+    union all
+    select distinct
         surrounded.instrument_id,
         surrounded.session_date,
         surrounded.session_seq,
@@ -84,7 +84,7 @@ views as (
     group by instrument_id, seen_at
 ),
 
-seen as (
+versions_seen as (
     select *, {{ the_present() }} as seen_at from history where known_to is null
     union all by name
     select history.*, views.seen_at
@@ -93,23 +93,26 @@ seen as (
         on history.instrument_id = views.instrument_id
         and history.session_seq between views.first_seq and views.last_seq
         and {{ known_at('history', 'views.seen_at') }}
+),
+
+seen as (
+    select versions_seen.*, asked.known_from as asked_from
+    from versions_seen
+    left join asked
+        on versions_seen.instrument_id = asked.instrument_id
+        and versions_seen.session_date = asked.session_date
+        and versions_seen.seen_at = asked.seen_at
 )
 {%- endmacro %}
 
-{#- From `measured` (one row per row of `seen`) the states of the asked rows, for on_grid. -#}
+{#- From `measured` (one row per row of `seen`) the states of the asked rows, for on_grid; without a bar there is no row. -#}
 {% macro states_seen() -%}
 states as (
-    select
-        asked.instrument_id,
-        asked.session_date,
-        asked.known_from,
-        measured.* exclude (instrument_id, session_date, seen_at),
-        measured.session_date is not null as is_there
-    from asked
-    left join measured
-        on asked.instrument_id = measured.instrument_id
-        and asked.session_date = measured.session_date
-        and asked.seen_at = measured.seen_at
+    select * exclude (asked_from), asked_from as known_from, true as is_there from measured where asked_from is not null
+    union all by name
+    select instrument_id, session_date, known_from, false as is_there
+    from (select * from asked where seen_at < {{ the_present() }}) as asked_then
+    anti join seen using (instrument_id, session_date, seen_at)
 )
 {%- endmacro %}
 

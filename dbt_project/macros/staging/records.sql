@@ -119,7 +119,7 @@ judged as (
 {% macro refuse_unreadable(kinds, columns) -%}
     {% for column in columns %}
             when kind in ({{ kinds }}) and {{ column }}_text is not null
-                and ({{ column }} is null or {{ column }}::varchar in ('nan', 'inf', '-inf'))
+                and ({{ column }} is null or not isfinite({{ column }}))
                 then 'invalid_value: {{ column }} is ' || {{ column }}_text
     {%- endfor %}
 {%- endmacro %}

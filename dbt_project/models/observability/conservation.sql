@@ -13,7 +13,7 @@
 {%- set is_touched = is_touched_load(tables) %}
 
 with loads as (
-    select * from {{ source('lake', 'loads') }} where outcome = 'loaded'
+    select * from {{ source('lake', 'loads') }} where outcome = 'loaded' and load_seq <= {{ window_end() }}
 ),
 
 -- A record counts once however many rows it makes, as canonical if any of them is.

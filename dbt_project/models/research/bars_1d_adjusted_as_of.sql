@@ -6,7 +6,7 @@ with known as (
 ),
 
 newest as (
-    select
+    select -- noqa: AM04
         *,
         split_factor / arg_max(split_factor, session_date) over (partition by instrument_id) as split_scale,
         total_factor / arg_max(total_factor, session_date) over (partition by instrument_id) as total_scale
@@ -15,11 +15,7 @@ newest as (
 
 select -- noqa: AM04
     * exclude (split_scale, total_scale),
-    {% for price in ['open', 'high', 'low', 'close'] -%}
-    {{ price }} * split_scale as split_adj_{{ price }},
-    {% endfor -%}
+    {{ scaled('split_adj_', 'split_scale') }},
     volume / split_scale as split_adj_volume,
-    {% for price in ['open', 'high', 'low', 'close'] -%}
-    {{ price }} * total_scale as adj_{{ price }}{{ "," if not loop.last }}
-    {% endfor -%}
+    {{ scaled('adj_', 'total_scale') }}
 from newest

@@ -14,7 +14,7 @@ select
     bars_1d_adjusted.session_date,
     bars_1d_adjusted.session_close,
     {{ feature_columns() }},
-    greatest({% for table in feature_tables() %}{{ table }}.known_from{{ ", " if not loop.last }}{% endfor %}) as known_from,
+    {{ newest_known_from() }} as known_from,
     null::timestamp_ns as known_to
 from bars_1d_adjusted
 {% for table in feature_tables() if table != 'bars_1d_adjusted' -%}

@@ -3,7 +3,10 @@
 with touched as (
     {% set changes, meanings = ref('int_daily_changes'), ref('int_listing_meanings') -%}
     {% if is_incremental() -%}
-    select instrument_id, min(from_session) as from_session from {{ changes }} where build_seq > {{ mark() }} group by instrument_id
+    select instrument_id, min(from_session) as from_session
+    from {{ changes }}
+    where build_seq > {{ mark() }}
+    group by instrument_id
     {%- else -%}
     select instrument_id, date '0001-01-01' as from_session
     from (

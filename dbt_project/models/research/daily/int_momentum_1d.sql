@@ -32,13 +32,7 @@ indices as (
 looked_back as (
     select
         *,
-        {% for months in [1, 3, 6, 12] -%}
-        last_value(here) over (
-            partition by instrument_id, seen_at
-            order by session_seq
-            range between {{ months }} * m + 10 preceding and {{ months }} * m preceding
-        ) as before_{{ months }},
-        {% endfor -%}
+        {{ months_before([1, 3, 6, 12]) }},
         count(r) over last_year as observations_252,
         var_samp(r) over last_year as variance_252
     from indices
@@ -50,25 +44,22 @@ momentum as (
         {{ day_columns() }},
         calendar,
         session_seq,
-        seen_at,
+        asked_from,
         {{ estimate('a * variance_252', 'observations_252', 252) }} as close_to_close_252,
-        {% for months in [3, 6, 12] -%}
-        case when before_1.breaks = before_{{ months }}.breaks
-            then exp((before_1.log_index - before_{{ months }}.log_index) / 1e18) - 1
-        end as momentum_{{ months }}_1,
-        {% endfor -%}
-        case when here.breaks = before_1.breaks
-            then 1 - exp((here.log_index - before_1.log_index) / 1e18)
-        end as reversal_1m
+        {{ growth('before_1', 'before_3') }} as momentum_3_1,
+        {{ growth('before_1', 'before_6') }} as momentum_6_1,
+        {{ growth('before_1', 'before_12') }} as momentum_12_1,
+        -{{ growth('here', 'before_1') }} as reversal_1m
     from looked_back
 ),
 
 measured as (
     select
         * exclude (close_to_close_252),
-        {% for measure in ['momentum_3_1', 'momentum_6_1', 'momentum_12_1', 'reversal_1m'] -%}
-        {{ measure }} / nullif(close_to_close_252, 0) as {{ measure }}_scaled{{ "," if not loop.last }}
-        {% endfor %}
+        momentum_3_1 / nullif(close_to_close_252, 0) as momentum_3_1_scaled,
+        momentum_6_1 / nullif(close_to_close_252, 0) as momentum_6_1_scaled,
+        momentum_12_1 / nullif(close_to_close_252, 0) as momentum_12_1_scaled,
+        reversal_1m / nullif(close_to_close_252, 0) as reversal_1m_scaled
     from momentum
 ),
 

@@ -19,10 +19,10 @@ means as (
         *,
         count(dollar_volume) over last_20 as volume_observations_20,
         avg(dollar_volume) over last_20 as mean_dollar_volume_20,
-        {% for n in [20, 252] -%}
-        count(illiquidity) over last_{{ n }} as observations_{{ n }},
-        avg(illiquidity) over last_{{ n }} as mean_illiquidity_{{ n }}{{ "," if not loop.last }}
-        {% endfor -%}
+        count(illiquidity) over last_20 as observations_20,
+        avg(illiquidity) over last_20 as mean_illiquidity_20,
+        count(illiquidity) over last_252 as observations_252,
+        avg(illiquidity) over last_252 as mean_illiquidity_252
     from observations
     window
         last_20 as {{ last_sessions(20) }},
@@ -33,14 +33,14 @@ measured as (
     select
         {{ day_columns() }},
         listing_id,
-        seen_at,
+        asked_from,
         dollar_volume,
         volume_observations_20,
         case when volume_observations_20 >= {{ enough(20) }} then mean_dollar_volume_20 end as adv_20,
-        {% for n in [20, 252] -%}
-        observations_{{ n }},
-        case when observations_{{ n }} >= {{ enough(n) }} then mean_illiquidity_{{ n }} end as amihud_{{ n }}{{ "," if not loop.last }}
-        {% endfor -%}
+        observations_20,
+        case when observations_20 >= {{ enough(20) }} then mean_illiquidity_20 end as amihud_20,
+        observations_252,
+        case when observations_252 >= {{ enough(252) }} then mean_illiquidity_252 end as amihud_252
     from means
 ),
 

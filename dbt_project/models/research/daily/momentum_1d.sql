@@ -72,15 +72,7 @@ ranked as (
         instrument_id,
         session_date,
         moment,
-        {% for measure in measures -%}
-        case when {{ measure }} is not null and count({{ measure }}) over everyone > 1 then percent_rank() over (
-            partition by asset_class, market, session_date, moment, {{ measure }} is null order by round({{ measure }}, 12)
-        ) end as {{ measure }}_rank,
-        case when count({{ measure }}) over everyone > 1 then
-            ({{ measure }} - sum(round({{ measure }} * 1e18)::hugeint) over everyone / 1e18 / count({{ measure }}) over everyone)
-            / nullif(stddev_samp({{ measure }}) over everyone, 0)
-        end as {{ measure }}_z{{ "," if not loop.last }}
-        {% endfor %}
+        {{ ranks_of(measures) }}
     from known_values
     window everyone as (partition by asset_class, market, session_date, moment)
 ),
@@ -115,10 +107,7 @@ states as (
         moments.session_date,
         moments.known_from,
         own.* exclude (instrument_id, session_date, known_from, known_to),
-        {% for measure in measures -%}
-        {{ measure }}_rank,
-        {{ measure }}_z,
-        {% endfor -%}
+        ranks.* exclude (instrument_id, session_date, moment, next_moment, asset_class, market),
         own.instrument_id is not null as is_there
     from moments
     left join own
@@ -132,12 +121,7 @@ states as (
         and coalesce(ranks.next_moment, {{ the_present() }}) > moments.known_from
 ),
 
-{%- set numbers = [] -%}
-{%- for measure in measures -%}
-    {%- for kind in ['', '_scaled', '_rank', '_z'] -%}{%- do numbers.append(measure ~ kind) -%}{%- endfor -%}
-{%- endfor %}
-
-{{ on_grid('states', key=['instrument_id', 'session_date'], numbers=numbers, others=['symbol']) }}
+{{ on_grid('states', key=['instrument_id', 'session_date'], numbers=measures_and_ranks(measures), others=['symbol']) }}
 
 select
     {{ column_list() }}

@@ -8,7 +8,6 @@
     post_hook="{{ note_progress() }}"
 ) }}
 {%- set in_touched_dates = in_dates('event_date', touched_quote_dates()) %}
-{%- set quote_order = "sequence, update_id, known_from, ask_price, bid_price, ask_size, bid_size" %}
 
 with touched as (
     {{ touched_quote_sessions() }}
@@ -137,7 +136,7 @@ known_quotes as (
         and {{ known_at('quotes', 'cell') }}
     qualify row_number() over (
             partition by quotes.listing_id, quotes.session_date, cell, clock
-            order by struct_pack({% for column in quote_order.split(', ') %}{{ column }} := quotes.{{ column }}{{ ", " if not loop.last }}{% endfor %}) desc
+            order by {{ in_quote_order('quotes') }}
         ) = 1
 ),
 
