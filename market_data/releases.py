@@ -23,7 +23,8 @@ from market_data.names import unknown
 
 PINS = "create table if not exists lake.observability.pins (name varchar, version bigint)"
 _METADATA = "__ducklake_metadata_lake"
-_COUNTERS = ("build_seq", "load_seq", "is_last")
+_NO_CONTENT = ("snapshot_id", "rowid", "change_type", "build_seq", "load_seq", "is_last")
+"""Columns of the change feed that say nothing of what is known."""
 
 
 class NotPublishedError(RuntimeError):
@@ -245,13 +246,13 @@ def _between(connection: duckdb.DuckDBPyConnection, stored: _Stored, before: int
     """What changed in a table that stood: rows that came and went again, and those made anew alike, are no change."""
     place = f"{lake.quoted(stored.schema)}, {lake.quoted(stored.table)}"
     feed = f"ducklake_table_changes('lake', {place}, {before}, {version})"
-    columns = [name for name, *_ in connection.execute(f"describe from {feed}").fetchall()]
-    # The change feed begins with snapshot_id, rowid, change_type; the snapshot after `before` may have expired.
-    content = [lake.identifier(name) for name in columns[3:] if name not in _COUNTERS]
+    # The feed begins a version too early, since the snapshot after it may have expired.
     came, went = connection.execute(
         f"""
         with changed as (
-            select {", ".join(content)}, sum(if(change_type in ('insert', 'update_postimage'), 1, -1)) as balance
+            select
+                columns(name -> name not in {_NO_CONTENT}),
+                sum(if(change_type in ('insert', 'update_postimage'), 1, -1)) as balance
             from {feed}
             where snapshot_id > {before} and {stored.shown}
             group by all
