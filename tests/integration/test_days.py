@@ -67,8 +67,19 @@ def load(warehouse: Warehouse, files: list[File]) -> None:
 
 @pytest.fixture(scope="module")
 def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
+    """Long enough for a year's estimates, which need four fifths of it."""
+    return make_days(tmp_path_factory.mktemp("days"), count=215)
+
+
+@pytest.fixture(scope="module")
+def more_days(tmp_path_factory: pytest.TempPathFactory) -> Days:
+    """Long enough for a year's momentum too."""
+    return make_days(tmp_path_factory.mktemp("more_days"), count=285)
+
+
+def make_days(root: Path, count: int) -> Days:
     """Built twice: a third of the deliveries, whichever they are, comes later, and the daily tables last."""
-    found = Days(draw_days(SEED), Warehouse(tmp_path_factory.mktemp("days")))
+    found = Days(draw_days(SEED, count), Warehouse(root))
     files = list(found.world.files)
     random.Random(SEED).shuffle(files)
     load(found.warehouse, files[: len(files) * 2 // 3])
@@ -113,8 +124,8 @@ def test_tables_answer_what_the_formulas_say(days: Days, table: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("table", TABLES)
-def test_tables_answer_so_around_every_kind_of_revision(days: Days, table: str) -> None:
-    check_table(days, table, kinds_of_times(days.world), every=1)
+def test_tables_answer_so_around_every_kind_of_revision(more_days: Days, table: str) -> None:
+    check_table(more_days, table, kinds_of_times(more_days.world), every=2)
 
 
 def check_table(days: Days, table: str, times: list[int], every: int) -> None:
@@ -177,7 +188,7 @@ def test_the_top_is_chosen_once_a_month(days: Days) -> None:
     newest = max(start for _, start, _ in expected)
     assert {row[:2] for row in rows} == {row[:2] for row in expected}
     assert {row[2] for row in rows if row[1] == newest} == {None}, "an end that lies ahead is not known"
-    assert len({row[1] for row in rows}) > 10
+    assert len({row[1] for row in rows}) > 8
     ahead = days.ask("select instrument_id, valid_from, valid_to from research.universe where universe = 'top_500'")
     assert expected <= set(ahead)
 
@@ -285,13 +296,14 @@ def test_no_look_ahead(days: Days, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_no_look_ahead_around_every_kind_of_revision(days: Days, tmp_path: Path) -> None:
-    for number, time in enumerate(kinds_of_times(days.world)):
-        compare_with_cut(days, time, tmp_path / str(number))
+def test_no_look_ahead_around_every_kind_of_revision(more_days: Days, tmp_path: Path) -> None:
+    for number, time in enumerate(kinds_of_times(more_days.world)):
+        compare_with_cut(more_days, time, tmp_path / str(number))
 
 
-def test_a_rebuild_gives_equal_tables(days: Days) -> None:
+@pytest.mark.long
+def test_a_rebuild_gives_equal_tables(more_days: Days) -> None:
     names = [f"research.{table}" for table in DAILY] + ["versioned.int_bars_1d__chained"]
-    before = days.warehouse.tables(names)
-    days.warehouse.build(full_refresh=True)
-    assert differences(before, days.warehouse.tables(names)) == []
+    before = more_days.warehouse.tables(names)
+    more_days.warehouse.build(full_refresh=True)
+    assert differences(before, more_days.warehouse.tables(names)) == []

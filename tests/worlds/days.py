@@ -105,7 +105,7 @@ EXAMPLE = (46.99, 48.30, 24.96, 24.53)
 # Drawing
 
 
-def draw_days(seed: int, count: int = 270) -> World:
+def draw_days(seed: int, count: int) -> World:
     """Nine tickers over so many sessions, and every kind of revision."""
     chance = random.Random(seed)
     world = World()
@@ -130,7 +130,7 @@ def draw_days(seed: int, count: int = 270) -> World:
         world.bars["EXAM", day.date].append((new_york(day.date, days=1, hour=11), bar))
         rows[day.date].append(bar_row("EXAM", day.date, bar))
     world.files += [day_file(date, of_day, new_york(date, days=1, hour=10)) for date, of_day in rows.items()]
-    for number, at in ((30, 45), (100, 101), (101, 101), (250, 268), (count - 1, count + 3)):
+    for number, at in ((30, 45), (100, 101), (101, 101), (180, 200), (count - 1, count + 3)):
         if number < count:
             correct(world, days[number].date, new_york(days[0].date, days=at * 7 // 5, hour=13, minute=7), chance)
     add_actions(world, days, chance)
