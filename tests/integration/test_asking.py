@@ -401,6 +401,46 @@ CLASSICS = {
 }
 
 
+# The same by the tables of research that were made for it.
+ADJUSTED = """
+    -- leakcheck: key = instrument_id, session_date; time = decided_at
+    select instrument_id, session_date, session_close + interval 24 hours as decided_at, {price} as price
+    from research.bars_1d_adjusted{as_of}
+    where venue = 'us_equities' and {known}
+"""
+CLASSICS |= {
+    "an adjusted price as of today": (
+        ADJUSTED.format(price="adj_close", as_of="_as_of('2262-01-01')", known="known_from <= decided_at"),
+        "research.bars_1d_adjusted",
+        ADJUSTED.format(price="close", as_of="", known=AS_KNOWN.format("session_close + interval 24 hours")),
+    ),
+    "an adjusted price as known": (
+        "select instrument_id, session_date, adj_close from research.bars_1d_adjusted_as_of(now())"
+        " where session_date < $known_at - interval 3 days",
+        "research.bars_1d_adjusted",
+        "select instrument_id, session_date, adj_close from research.bars_1d_adjusted_as_of($known_at)",
+    ),
+    "a universe of those who are members today": (
+        "select session_date, count(*) as members from research.bars_1d_as_of($known_at) where symbol in"
+        " (select symbol from research.universe_as_of(now()) where universe = 'demo' and valid_to is null)"
+        " group by all",
+        "research.universe",
+        "select session_date, count(*) as members from research.bars_1d_as_of($known_at) as bars inner join"
+        " research.universe_as_of($known_at) as members on bars.symbol = members.symbol and universe = 'demo'"
+        " and session_date >= valid_from and (valid_to is null or session_date < valid_to) group by all",
+    ),
+    "volatility of today's versions": (
+        "-- leakcheck: key = instrument_id, session_date; time = session_close + interval 24 hours\n"
+        "select instrument_id, session_date, session_close, yang_zhang_5 from research.volatility_1d"
+        " where known_to is null",
+        "research.volatility_1d",
+        "-- leakcheck: key = instrument_id, session_date; time = session_close + interval 24 hours\n"
+        "select instrument_id, session_date, session_close, yang_zhang_5 from research.volatility_1d where "
+        + AS_KNOWN.format("session_close + interval 24 hours"),
+    ),
+}
+
+
 def check(world: tuple[Warehouse, list[Outcome]], sql: str) -> leakcheck.Report:
     warehouse, (_, second) = world
     return leakcheck.check(warehouse.settings, second.version, leakcheck.Query.read(sql))
