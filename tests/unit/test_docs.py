@@ -48,11 +48,12 @@ def _anchors(page: Path) -> set[str]:
 
 @cache
 def _models() -> dict[str, dict[str, Any]]:
-    """Each dbt model that YAML describes, by the name people use: schema.table."""
+    """Each dbt model that YAML describes and that is not the project's own (int_), by the name people use: schema.table."""
     found = {}
-    for file in sorted(MODELS.glob("*/_*.yml")):
+    for file in sorted(MODELS.rglob("_*.yml")):
         for model in yaml.safe_load(_text(file)).get("models", []):
-            found[f"{file.parent.name}.{model['name']}"] = model
+            if not model["name"].startswith("int_"):
+                found[f"{file.relative_to(MODELS).parts[0]}.{model['name']}"] = model
     return found
 
 
