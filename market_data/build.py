@@ -136,7 +136,13 @@ def _build_slice(
 
 
 def _run_affected(
-    settings: Settings, project: Project, feeds: set[str], window: tuple[int, int], progress: Progress | None, *, daily: bool
+    settings: Settings,
+    project: Project,
+    feeds: set[str],
+    window: tuple[int, int],
+    progress: Progress | None,
+    *,
+    daily: bool,
 ) -> None:
     """Run what new records of these feeds reach. Records that go by kind are staged first, to see where they go."""
     select = ["build", "--indirect-selection", "empty", "--select"]

@@ -273,6 +273,18 @@ def test_no_further_step_begins_after_its_time(crumbled: Lake) -> None:
         assert maintenance.compact(connection, min_files=1)
 
 
+def test_a_look_that_takes_long_does_not_use_up_the_time(crumbled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = maintenance.tasks
+
+    def slow(*arguments: Any) -> list[maintenance.Task]:
+        time.sleep(0.3)
+        return look(*arguments)
+
+    monkeypatch.setattr(maintenance, "tasks", slow)
+    with crumbled.writer() as connection:
+        assert maintenance.compact(connection, min_files=1, seconds=0.2)
+
+
 def test_files_above_the_last_tier_stay_until_they_crumble(crumbled: Lake) -> None:
     with crumbled.writer() as connection, mock.patch.object(maintenance, "TIERS", (0, 1)):
 
