@@ -103,19 +103,17 @@ def _build_slice(
             publishing.write_connect_script(settings, release.version)
             return Outcome(release.version, 0, built=False, restored=restored), 0
         end = publishing.window_end(connection, None if full_refresh else publishing.SLICE_RECORDS)
-        arguments = ["build", *NO_UNIT_TESTS]
-        if full_refresh:
-            arguments.append("--full-refresh")
-        elif release and same_code:
-            arguments += ["--exclude-resource-type", "seed"]
-            if is_head_published and publishing.has_staged(settings):
-                # The head is as this code made it: what no new record reaches stays as it is.
-                affected = project.affected_by(publishing.feeds_since(connection, since), daily=daily)
-                if affected.nodes:
-                    publishing.pass_over(connection, affected.passed_over, release.last_load_seq, end)
-                    arguments = ["build", "--indirect-selection", "empty", "--select", *affected.nodes]
+        feeds: set[str] = set()
+        if release and same_code and not full_refresh and is_head_published and publishing.has_staged(settings):
+            # The head is as this code made it: what no new record reaches stays as it is.
+            feeds = publishing.feeds_since(connection, since)
     with lake_plugin.reading_up_to(end):
-        project.run(arguments, progress)
+        if release and feeds:
+            _run_affected(settings, project, feeds, (release.last_load_seq, end), progress, daily=daily)
+        else:
+            other = ["--exclude-resource-type", "seed"] if release and same_code else []
+            arguments = ["build", *NO_UNIT_TESTS, *(["--full-refresh"] if full_refresh else other)]
+            project.run(arguments, progress)
     with project.connection() as connection:
         if full_refresh or not same_code:
             read_now = "true" if full_refresh else f"load_seq > {release.last_load_seq if release else 0}"
@@ -135,6 +133,27 @@ def _build_slice(
         read_otherwise=read_otherwise,
     )
     return outcome, loads_left
+
+
+def _run_affected(
+    settings: Settings,
+    project: Project,
+    feeds: set[str],
+    window: tuple[int, int],
+    progress: Progress | None,
+    *,
+    daily: bool,
+) -> None:
+    """Run what new records of these feeds reach. Records that go by kind are staged first, to see where they go."""
+    select = ["build", "--indirect-selection", "empty", "--select"]
+    sorting = project.sorting(feeds)
+    if sorting:
+        project.run([*select, *sorting], progress)
+    with project.connection() as connection:
+        staged = publishing.staged_kinds(connection, settings, sorting)
+        affected = project.affected_by(feeds, daily=daily, staged=staged)
+        publishing.pass_over(connection, affected.passed_over, *window)
+    project.run([*select, *affected.nodes], progress)
 
 
 def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:

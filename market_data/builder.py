@@ -39,7 +39,7 @@ COMPACT_EVERY = 5
 """Builds from one look for small files to the next."""
 MIN_FILES = 10
 """Files of one table, partition and tier (market_data/maintenance.py) that may be there and stay as they are."""
-COMPACT_SECONDS, COMPACT_BYTES = 0.5, 4 * MIB
+COMPACT_SECONDS, COMPACT_BYTES = 1.0, 4 * MIB
 """After how long no further step begins, and what one takes: records wait for it. `mdp maintain` does the rest."""
 
 FAILURES = (build.BuildFailedError, lock.LakeBusyError, maintenance.MaintenanceError, StoreError, duckdb.Error, OSError)

@@ -13,7 +13,7 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -83,11 +83,21 @@ class Project:
             failures.append(str(result.exception))
         raise BuildFailedError(failures)
 
-    def affected_by(self, feeds: Collection[str], *, daily: bool = True) -> Affected:
+    def sorting(self, feeds: Collection[str]) -> tuple[str, ...]:
+        """The staging models of these feeds whose records go to one table or another, by their kind (meta.kinds)."""
+        read = {name for node in self.manifest.nodes.values() for name in node.config.meta.get("kinds", {})}
+        staging = (node for node in self.manifest.nodes.values() if node.config.meta.get("feed") in feeds)
+        return tuple(sorted(node.name for node in staging if node.name in read))
+
+    def affected_by(
+        self, feeds: Collection[str], *, daily: bool = True, staged: Mapping[str, Collection[str]] | None = None
+    ) -> Affected:
         """What new records of these feeds change: their staging models, all tables downstream, and the tests of those.
 
         Views and functions are left out, and their tests are not. Without `daily`, so is what a model with meta.daily
-        feeds: it is not passed over, but stays behind.
+        feeds: it is not passed over, but stays behind. `staged`: the kinds of usable records that staging models,
+        which have run, were found to hold; they are left out as well, and models that read none of these kinds from
+        them are not reached by them.
         """
         nodes = self.manifest.nodes
         children: dict[str, list[str]] = {}
@@ -95,9 +105,16 @@ class Project:
             for parent in node.depends_on_nodes:
                 children.setdefault(parent, []).append(name)
 
+        def reads(child: str, parent: str) -> bool:
+            kinds, name = nodes[child].config.meta.get("kinds", {}), nodes[parent].name
+            return name not in kinds or not set(kinds[name]).isdisjoint((staged or {})[name])
+
         def downstream(key: str, values: Collection[Any]) -> set[str]:
             found: set[str] = set()
             todo = [name for name, node in nodes.items() if node.config.meta.get(key) in values]
+            for name in [name for name in todo if nodes[name].name in (staged or {})]:
+                todo.remove(name)
+                todo += [child for child in children.get(name, []) if reads(child, name)]
             while todo:
                 name = todo.pop()
                 if name not in found:
@@ -117,7 +134,8 @@ class Project:
             for name, node in nodes.items()
             if name not in reached and node.config.materialized in KEEP_A_MARK
         )
-        return Affected(tuple(node.name for node in run), tuple(sorted(passed_over)))
+        # By the name with the version: that without means all versions, of which the earlier ones are views.
+        return Affected(tuple(node.search_name for node in run), tuple(sorted(passed_over)))
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:

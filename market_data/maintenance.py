@@ -116,9 +116,10 @@ def compact(
     ``why_not`` knows why.
     """
     done: list[Task] = []
-    deadline = time.monotonic() + seconds
     if why_not(connection) is None:
-        for task in tasks(connection, min_files, at_once):
+        due = tasks(connection, min_files, at_once)
+        deadline = time.monotonic() + seconds  # after the look, which may take as long: else nothing is ever done
+        for task in due:
             if time.monotonic() > deadline:
                 break
             _carry_out(connection, task)
@@ -142,10 +143,11 @@ def why_not(connection: duckdb.DuckDBPyConnection) -> str | None:
 
 def tasks(connection: duckdb.DuckDBPyConnection, min_files: int, at_once: int = AT_ONCE) -> list[Task]:
     """What is due, by the catalog's counts: flushes, then what files there are to retire or join, by size."""
-    return [*_flushes(connection, min_files), *_file_tasks(connection, min_files, at_once)]
+    inlined = _inlined_deletions(connection)
+    return [*_flushes(connection, min_files, inlined), *_file_tasks(connection, min_files, at_once, inlined)]
 
 
-def _flushes(connection: duckdb.DuckDBPyConnection, min_files: int) -> Iterator[Task]:
+def _flushes(connection: duckdb.DuckDBPyConnection, min_files: int, inlined_deletions: str) -> Iterator[Task]:
     """Tables of which the catalog holds many rows, or deletions of many files: those files wait for this.
 
     DuckLake 1.5.5 would not drop such a file with its last row, and a flush after its end would give back, in versions
@@ -154,7 +156,7 @@ def _flushes(connection: duckdb.DuckDBPyConnection, min_files: int) -> Iterator[
     deletions = connection.execute(
         f"""
         select schema_name, table_name
-        from ({_inlined_deletions(connection)}) as deletions
+        from ({inlined_deletions}) as deletions
         inner join {_CATALOG}.ducklake_data_file as f using (data_file_id)
         inner join {_CATALOG}.ducklake_table as t on f.table_id = t.table_id and t.end_snapshot is null
         inner join {_CATALOG}.ducklake_schema as s on t.schema_id = s.schema_id and s.end_snapshot is null
@@ -179,7 +181,9 @@ def _flushes(connection: duckdb.DuckDBPyConnection, min_files: int) -> Iterator[
             yield Task("flush", schema, table, (), 0)
 
 
-def _file_tasks(connection: duckdb.DuckDBPyConnection, min_files: int, at_once: int) -> list[Task]:
+def _file_tasks(
+    connection: duckdb.DuckDBPyConnection, min_files: int, at_once: int, inlined_deletions: str
+) -> list[Task]:
     tiers = ", ".join(f"({low}, {high})" for low, high in pairwise(TIERS))
     rows = connection.execute(
         f"""
@@ -207,7 +211,7 @@ def _file_tasks(connection: duckdb.DuckDBPyConnection, min_files: int, at_once: 
                 select schema_id, schema_name from {_CATALOG}.ducklake_schema where end_snapshot is null
             ) using (schema_id)
             left join deletions using (data_file_id)
-            anti join ({_inlined_deletions(connection)}) as inlined using (data_file_id)
+            anti join ({inlined_deletions}) as inlined using (data_file_id)
             left join (
                 select data_file_id, string_agg(concat(partition_value), '/' order by partition_key_index) as partition
                 from {_CATALOG}.ducklake_file_partition_value

@@ -201,6 +201,25 @@ def has_staged(settings: Settings) -> bool:
     return (settings.state_dir / SCRATCH).exists()
 
 
+def staged_kinds(
+    connection: duckdb.DuckDBPyConnection, settings: Settings, models: Sequence[str]
+) -> dict[str, set[str]]:
+    """The kinds of usable records that staging models hold, which dbt has just made."""
+    connection.execute(f"attach {lake.quoted(str(settings.state_dir / SCRATCH))} as staged (read_only)")
+    try:
+        return {
+            model: {
+                kind
+                for (kind,) in connection.execute(
+                    f"select distinct kind from staged.staging.{lake.identifier(model)} where disposition = 'modelled'"
+                ).fetchall()
+            }
+            for model in models
+        }
+    finally:
+        connection.execute("detach staged")
+
+
 def quarantined_since(connection: duckdb.DuckDBPyConnection, release: Release | None) -> int:
     """How many records of the loads since a release cannot be used."""
     return bookkeeping.scalar(

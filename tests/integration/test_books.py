@@ -481,10 +481,19 @@ def test_a_build_with_nothing_for_books_leaves_them_alone(small: Small) -> None:
     reached = Project(warehouse.settings).affected_by({"massive_trades"})
     assert [name for name in reached.nodes if "book" in name] == []
     assert {"int_book_updates__versioned", *(name.split(".")[1] for name in TABLES[2:])} <= set(reached.passed_over)
+    of_kind = Project(warehouse.settings).affected_by({"binance_spot"}, staged={"stg_binance_spot": {"trade"}})
+    assert {"int_trades__versioned", "conservation", "quarantine.v2"} <= set(of_kind.nodes)
+    assert [name for name in of_kind.nodes if "book" in name or "quotes" in name or name.startswith("stg_")] == []
     last_written = "select max(build_seq) from versioned.int_book_snapshots"
+    ran = "select model, invocation_id from observability.progress where model like 'int_%' order by all"
+    ran_before = dict(warehouse.ask(ran))
     before = book_tables(warehouse), warehouse.ask(last_written)
     trade = b'{"e":"trade","s":"LATEUSDT","t":1,"p":"99.5","q":"1","T":1709596800000,"m":true}'
     load(warehouse, "binance_spot_LATEUSDT_3", "binance_spot", [b"%d %s\n" % (1_709_596_801 * SECOND, trade)])
     warehouse.build()
     assert warehouse.ask("select count(*) from canonical.trades") == [(1,)]
     assert (differences(before[0], book_tables(warehouse)), warehouse.ask(last_written)) == ([], before[1])
+    ran_again = {name for name, run in warehouse.ask(ran) if run != ran_before[name]}
+    assert ran_again >= {"int_trades__versioned"}
+    assert ran_again.isdisjoint({"int_quotes__versioned", "int_book_updates__versioned", "int_book_states"})
+    assert warehouse.ask("select count(distinct load_seq) from observability.progress") == [(1,)]

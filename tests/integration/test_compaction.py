@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -271,6 +272,18 @@ def test_no_further_step_begins_after_its_time(crumbled: Lake) -> None:
             (task.kind, task.name) for task in due
         }
         assert maintenance.compact(connection, min_files=1)
+
+
+def test_a_look_that_takes_long_does_not_use_up_the_time(crumbled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = maintenance.tasks
+
+    def slow(*arguments: Any) -> list[maintenance.Task]:
+        time.sleep(0.3)
+        return look(*arguments)
+
+    monkeypatch.setattr(maintenance, "tasks", slow)
+    with crumbled.writer() as connection:
+        assert maintenance.compact(connection, min_files=1, seconds=0.2)
 
 
 def test_files_above_the_last_tier_stay_until_they_crumble(crumbled: Lake) -> None:

@@ -1,4 +1,10 @@
+{#- Records of other kinds do not reach this table (market_data/dbt_runs.py). -#}
+{%- set kinds = {
+    'stg_binance_spot': ['depthUpdate', 'depthSnapshot', 'partialDepth'],
+    'stg_coinbase_exchange': ['snapshot', 'l2update']
+} -%}
 {{ config(
+    meta={'kinds': kinds},
     unique_key=['load_seq', 'source_position', 'slot'],
     partitioned_by=['book_date'],
     sorted_by=['listing_id', 'book', 'book_order']
@@ -13,7 +19,7 @@ with binance_messages as (
         event_time::date as book_date,
         2 * update_id + is_snapshot::bigint as book_order
     from {{ unseen('stg_binance_spot') }}
-    where kind in ('depthUpdate', 'depthSnapshot', 'partialDepth') and disposition = 'modelled'
+    where {{ in_values('kind', kinds.stg_binance_spot) }} and disposition = 'modelled'
 ),
 
 coinbase_messages as (
@@ -27,7 +33,7 @@ coinbase_messages as (
         received_time::date as book_date,
         epoch_ns(received_time) as book_order
     from {{ unseen('stg_coinbase_exchange') }}
-    where kind in ('snapshot', 'l2update') and disposition = 'modelled'
+    where {{ in_values('kind', kinds.stg_coinbase_exchange) }} and disposition = 'modelled'
 ),
 
 messages as (

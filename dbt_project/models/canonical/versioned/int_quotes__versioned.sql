@@ -1,4 +1,10 @@
+{#- Records of other kinds do not reach this table (market_data/dbt_runs.py). -#}
+{%- set kinds = {
+    'stg_binance_spot': ['bookTicker'],
+    'stg_coinbase_exchange': ['ticker']
+} -%}
 {{ config(
+    meta={'kinds': kinds},
     unique_key=['load_seq', 'source_position', 'slot'],
     partitioned_by=['event_date'],
     sorted_by=['listing_id', 'event_time'],
@@ -6,11 +12,11 @@
 ) }}
 
 with binance_quotes as (
-    select * from {{ unseen('stg_binance_spot') }} where kind = 'bookTicker' and disposition = 'modelled'
+    select * from {{ unseen('stg_binance_spot') }} where {{ in_values('kind', kinds.stg_binance_spot) }} and disposition = 'modelled'
 ),
 
 coinbase_quotes as (
-    select * from {{ unseen('stg_coinbase_exchange') }} where kind = 'ticker' and disposition = 'modelled'
+    select * from {{ unseen('stg_coinbase_exchange') }} where {{ in_values('kind', kinds.stg_coinbase_exchange) }} and disposition = 'modelled'
 ),
 
 massive_quotes as (
@@ -104,8 +110,8 @@ new_records as (
     named_scopes={'massive_quotes': named_session()},
     extents=extents(
         streams={
-            'stg_binance_spot': ['update_id', "kind = 'bookTicker'"],
-            'stg_coinbase_exchange': ['sequence', "kind = 'ticker'"]
+            'stg_binance_spot': ['update_id', in_values('kind', kinds.stg_binance_spot)],
+            'stg_coinbase_exchange': ['sequence', in_values('kind', kinds.stg_coinbase_exchange)]
         },
         deliveries={'stg_massive_quotes': ['session_date', 'load_session']}
     )

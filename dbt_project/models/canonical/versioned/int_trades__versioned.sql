@@ -1,4 +1,10 @@
+{#- Records of other kinds do not reach this table (market_data/dbt_runs.py). -#}
+{%- set kinds = {
+    'stg_binance_spot': ['trade'],
+    'stg_coinbase_exchange': ['match', 'last_match']
+} -%}
 {{ config(
+    meta={'kinds': kinds},
     unique_key=['load_seq', 'source_position', 'slot'],
     partitioned_by=['event_date'],
     sorted_by=['listing_id', 'event_time'],
@@ -6,11 +12,11 @@
 ) }}
 
 with binance_trades as (
-    select * from {{ unseen('stg_binance_spot') }} where kind = 'trade' and disposition = 'modelled'
+    select * from {{ unseen('stg_binance_spot') }} where {{ in_values('kind', kinds.stg_binance_spot) }} and disposition = 'modelled'
 ),
 
 coinbase_trades as (
-    select * from {{ unseen('stg_coinbase_exchange') }} where kind in ('match', 'last_match') and disposition = 'modelled'
+    select * from {{ unseen('stg_coinbase_exchange') }} where {{ in_values('kind', kinds.stg_coinbase_exchange) }} and disposition = 'modelled'
 ),
 
 massive_trades as (
@@ -119,8 +125,8 @@ new_records as (
     named_scopes={'massive_trades': named_session()},
     extents=extents(
         streams={
-            'stg_binance_spot': ['trade_id', "kind = 'trade'"],
-            'stg_coinbase_exchange': ['trade_id', "kind in ('match', 'last_match')"]
+            'stg_binance_spot': ['trade_id', in_values('kind', kinds.stg_binance_spot)],
+            'stg_coinbase_exchange': ['trade_id', in_values('kind', kinds.stg_coinbase_exchange)]
         },
         deliveries={'stg_massive_trades': ['session_date', 'load_session']}
     )
