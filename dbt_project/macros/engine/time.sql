@@ -2,14 +2,14 @@
 
 {#- Epoch seconds, milli-, micro- or nanoseconds, told apart by their number of digits. -#}
 {% macro epoch_text_to_time(text) -%}
-    make_timestamp_ns(try(
-        {{ whole_number(text) }}
+    make_timestamp_ns(try_cast(
+        ({{ whole_number(text) }})::hugeint
         * case
             when length({{ text }}) <= 11 then 1000000000
             when length({{ text }}) <= 14 then 1000000
             when length({{ text }}) <= 17 then 1000
             else 1
-        end
+        end as bigint
     ))
 {%- endmacro %}
 
