@@ -74,7 +74,7 @@ OLD_CODE: Edits = {
         ("try_cast(event_date_text as date) as event_date", "try_cast(event_date_text as date) + 1 as event_date")
     ],
     "models/staging/stg_openfigi_mapping.sql": [
-        ("refuse_missing(\"'listing'\", ['figi'])", "refuse_missing(\"'listing'\", ['figi', 'share_class_figi'])")
+        ("refuse_missing(['figi'])", "refuse_missing(['figi', 'share_class_figi'])")
     ],
 }
 

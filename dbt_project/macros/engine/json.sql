@@ -11,11 +11,12 @@
 {%- endmacro %}
 
 {#- The fields of a JSON object as a list of texts; null where the text is not JSON. `members` maps the names that columns
-    get to the fields' JSON pointers, below the pointer `within`. -#}
+    get to the fields' JSON pointers, below the pointer `within`. (To try is to go record by record where one is malformed:
+    a message that was cut off is better seen beforehand. A member that is not there costs as much as one that is.) -#}
 {% macro json_fields(text, members, within='') -%}
-    json_extract_string(case when json_valid({{ text }}) then {{ text }} end, [
+    try(json_extract_string(case when suffix({{ text }}, '}') or json_valid({{ text }}) then {{ text }} end, [
         {%- for path in members.values() %}'{{ within }}/{{ path }}'{{ ", " if not loop.last }}{% endfor -%}
-    ])
+    ]))
 {%- endmacro %}
 
 {#- Such a list as columns; an empty text is a missing one. -#}

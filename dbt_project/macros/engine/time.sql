@@ -3,7 +3,7 @@
 {#- Epoch seconds, milli-, micro- or nanoseconds, told apart by their number of digits. -#}
 {% macro epoch_text_to_time(text) -%}
     make_timestamp_ns(try_cast(
-        case when regexp_full_match({{ text }}, '-?[0-9]+') then try_cast({{ text }} as hugeint) end
+        ({{ whole_number(text) }})::hugeint
         * case
             when length({{ text }}) <= 11 then 1000000000
             when length({{ text }}) <= 14 then 1000000

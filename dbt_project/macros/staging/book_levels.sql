@@ -37,11 +37,11 @@
 {%- endmacro %}
 
 {#- Half a message would make another book: one level that cannot be read, or cannot be, sets the whole record aside. -#}
-{% macro refuse_unusable_levels(kinds) -%}
-            when kind in ({{ kinds }}) and levels is null then 'invalid_value: the levels are no lists of levels'
-            when kind in ({{ kinds }}) and list_bool_or(list_transform(levels, lambda l:
+{% macro refuse_unusable_levels() -%}
+                when levels is null then 'invalid_value: the levels are no lists of levels'
+                when list_bool_or(list_transform(levels, lambda l:
                 l.side is null or l.price is null or l.size is null or not isfinite(l.price) or not isfinite(l.size)
-            )) then 'invalid_value: a level does not read as side, price and size'
-            when kind in ({{ kinds }}) and list_bool_or(list_transform(levels, lambda l: l.price <= 0 or l.size < 0))
-                then 'impossible_value: a level has a price of 0 or below, or a size below 0'
+                )) then 'invalid_value: a level does not read as side, price and size'
+                when list_bool_or(list_transform(levels, lambda l: l.price <= 0 or l.size < 0))
+                    then 'impossible_value: a level has a price of 0 or below, or a size below 0'
 {%- endmacro %}

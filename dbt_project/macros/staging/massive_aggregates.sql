@@ -26,15 +26,15 @@ typed as (
 ),
 
 {{ judged(
-    'typed', feed, ['bar'], [
-        refuse_missing("'bar'", ['symbol', 'event_time_text', 'open_text', 'high_text', 'low_text', 'close_text', 'volume_text']),
-        refuse_unreadable("'bar'", ['open', 'high', 'low', 'close', 'volume', 'trade_count']),
-        refuse_impossible_time("'bar'", 'source_time'),
+    'typed', feed, {'bar': [
+        refuse_missing(['symbol', 'event_time_text', 'open_text', 'high_text', 'low_text', 'close_text', 'volume_text']),
+        refuse_unreadable(['open', 'high', 'low', 'close', 'volume', 'trade_count']),
+        refuse_impossible_time('source_time'),
         refuse_impossible_values(
-        "'bar'", 'least(open, high, low, close) <= 0 or volume < 0 or high < greatest(open, close) or low > least(open, close)',
-        'open, high, low, close, volume'
-    )
-    ],
+            'least(open, high, low, close) <= 0 or volume < 0 or high < greatest(open, close) or low > least(open, close)',
+            'open, high, low, close, volume'
+        )
+    ]},
     json=false
 ) }},
 

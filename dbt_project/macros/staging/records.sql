@@ -21,7 +21,7 @@
 {#- What every staging model says of a judged record; only what is quarantined keeps its bytes beyond the raw zone. -#}
 {% macro judged_columns(payload='payload') -%}
     {{ envelope() }},
-    replace(kind, chr(0), '␀') as kind,
+    case when disposition = 'quarantined' then replace(kind, chr(0), '␀') else kind end as kind,
     disposition,
     reject_reason,
     reject_detail,
@@ -62,10 +62,11 @@ named as (
 
 {#-
     Two steps that judge a relation of parsed records. It must have `kind`, `payload` and `text` (where the feed sends
-    JSON) or `row_payload` (CSV); `rules` are the feed's own checks: branches of a CASE that give 'reason: detail', written
-    by the refuse_ macros below. The first that applies is the record's reason.
+    JSON) or `row_payload` (CSV); `rules` maps the modelled kinds, those that share rules as one word after the other, to the
+    feed's own checks: branches of a CASE that give 'reason: detail', written by the refuse_ macros below. The first that
+    applies is the record's reason. A record meets the rules of its own kind only.
 -#}
-{% macro judged(records, feed, modelled_kinds, rules, json=true) -%}
+{% macro judged(records, feed, rules, json=true) -%}
 verdicts as (
     select
         *,
@@ -84,10 +85,13 @@ verdicts as (
             when contains({{ utf8_text('row_payload') }}, '\u0000') then 'invalid_value: the row holds a NUL character'
             {% endif -%}
             when kind is null then 'unknown_kind: the record does not say what it is'
-            when {% if modelled_kinds %}kind not in ({{ quoted_list(modelled_kinds) }}) and {% endif %}not {{ is_listed(feed, 'control_kinds') }}
-                and not {{ is_listed(feed, 'unread_kinds') }} and kind != 'tombstone'
+            {% for kinds, checks in rules.items() -%}
+            when kind in ({{ quoted_list(kinds.split(' ')) }}) then case
+                {{ checks | map('trim') | join('\n                ') }}
+            end
+            {% endfor -%}
+            when kind != 'tombstone' and not {{ is_listed(feed, 'control_kinds') }} and not {{ is_listed(feed, 'unread_kinds') }}
                 then 'unknown_kind: ' || kind
-            {{ rules | map('trim') | join('\n            ') }}
         end as verdict
     from {{ records }}
 ),
@@ -99,9 +103,9 @@ judged as (
         verdict[length(split_part(verdict, ': ', 1)) + 3:] as reject_detail,
         case
             when verdict is not null then 'quarantined'
-            when {{ is_listed(feed, 'control_kinds') }} or kind = 'tombstone' then 'control'
-            when {{ is_listed(feed, 'unread_kinds') }} then 'unread'
-            else 'modelled'
+            when kind in ({{ quoted_list((rules | join(' ')).split(' ')) }}) then 'modelled'
+            when {{ is_listed(feed, 'unread_kinds') }} and not {{ is_listed(feed, 'control_kinds') }} then 'unread'
+            else 'control'
         end as disposition
     from verdicts
 )
@@ -116,48 +120,47 @@ judged as (
     coalesce(list_contains(string_split((select {{ column }} from {{ ref('feeds') }} where feed = '{{ feed }}'), ' '), kind), false)
 {%- endmacro %}
 
-{% macro refuse_missing(kinds, columns) -%}
+{% macro refuse_missing(columns) -%}
     {% for column in columns %}
-            when kind in ({{ kinds }}) and {{ column }} is null then 'missing_field: {{ column | replace("_text", "") }}'
+                when {{ column }} is null then 'missing_field: {{ column | replace("_text", "") }}'
     {%- endfor %}
 {%- endmacro %}
 
 {#- A text that is an object or a list: the vendor now says something else by this name. -#}
-{% macro refuse_retyped(kinds, columns) -%}
+{% macro refuse_retyped(columns) -%}
     {% for column in columns %}
-            when kind in ({{ kinds }}) and {{ column }}[1] in ('{', '[') then 'invalid_value: {{ column }} is ' || {{ column }}
+                when starts_with({{ column }}, '{') or starts_with({{ column }}, '[') then 'invalid_value: {{ column }} is ' || {{ column }}
     {%- endfor %}
 {%- endmacro %}
 
 {#- For each column x, a value that x_text gives and that does not read as a finite number, date or time. -#}
-{% macro refuse_unreadable(kinds, columns) -%}
+{% macro refuse_unreadable(columns) -%}
     {% for column in columns %}
-            when kind in ({{ kinds }}) and {{ column }}_text is not null
-                and ({{ column }} is null or not isfinite({{ column }}))
-                then 'invalid_value: {{ column }} is ' || {{ column }}_text
+                when {{ column }}_text is not null and ({{ column }} is null or not isfinite({{ column }}))
+                    then 'invalid_value: {{ column }} is ' || {{ column }}_text
     {%- endfor %}
 {%- endmacro %}
 
-{% macro refuse_impossible_values(kinds, condition, detail) -%}
-            when kind in ({{ kinds }}) and ({{ condition }}) then 'impossible_value: {{ detail }} is ' || concat_ws(', ', {{ detail }})
+{% macro refuse_impossible_values(condition, detail) -%}
+                when {{ condition }} then 'impossible_value: {{ detail }} is ' || concat_ws(', ', {{ detail }})
 {%- endmacro %}
 
 {#- Dates beyond what nanoseconds hold: nothing could be known by them. -#}
-{% macro refuse_impossible_dates(kinds, columns) -%}
+{% macro refuse_impossible_dates(columns) -%}
     {% for column in columns %}
-            when kind in ({{ kinds }}) and ({{ column }} < date '1678-01-01' or {{ column }} > date '2262-01-01')
-                then 'impossible_time: {{ column }} is ' || {{ column }}
+                when {{ column }} < date '1678-01-01' or {{ column }} > date '2262-01-01'
+                    then 'impossible_time: {{ column }} is ' || {{ column }}
     {%- endfor %}
 {%- endmacro %}
 
 {#- Times that cannot be: before 1970, beyond what nanoseconds hold, or more than a day after the record arrived. -#}
-{% macro refuse_impossible_time(kinds, arrived) -%}
-            when kind in ({{ kinds }}) and event_time is null and try_cast(event_time_text as timestamp) is null
-                and not regexp_full_match(event_time_text, '-?[0-9]+')
-                then 'invalid_value: time is ' || event_time_text
-            when kind in ({{ kinds }}) and event_time is null then 'impossible_time: ' || event_time_text
-            when kind in ({{ kinds }}) and (event_time < timestamp_ns '1970-01-02 00:00:00' or event_time > {{ arrived }} + interval '1 day')
-                then 'impossible_time: ' || event_time::varchar
+{% macro refuse_impossible_time(arrived) -%}
+                when event_time is null and try_cast(event_time_text as timestamp) is null
+                    and not regexp_full_match(event_time_text, '-?[0-9]+')
+                    then 'invalid_value: time is ' || event_time_text
+                when event_time is null then 'impossible_time: ' || event_time_text
+                when event_time < timestamp_ns '1970-01-02 00:00:00' or event_time > {{ arrived }} + interval '1 day'
+                    then 'impossible_time: ' || event_time::varchar
 {%- endmacro %}
 
 {#- How many records there are, and when the first and the last of them was received or delivered. -#}

@@ -18,11 +18,11 @@ typed as (
 ),
 
 {{ judged(
-    'typed', 'alfred_observations', ['observation'], [
-        refuse_missing("'observation'", ['series_id', 'published_on_text', 'observation_date_text', 'given_value']),
-        refuse_unreadable("'observation'", ['published_on', 'observation_date', 'value']),
-        refuse_impossible_dates("'observation'", ['published_on', 'observation_date'])
-    ]
+    'typed', 'alfred_observations', {'observation': [
+        refuse_missing(['series_id', 'published_on_text', 'observation_date_text', 'given_value']),
+        refuse_unreadable(['published_on', 'observation_date', 'value']),
+        refuse_impossible_dates(['published_on', 'observation_date'])
+    ]}
 ) }}
 
 select

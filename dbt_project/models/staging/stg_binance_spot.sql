@@ -2,8 +2,10 @@
 
 {%- set members = {
     'event_type': 'e', 'symbol': 's', 'trade_id': 't', 'price_text': 'p', 'size_text': 'q', 'event_time_text': 'T',
-    'buyer_is_maker': 'm', 'update_id_text': 'u', 'bid_price_text': 'b', 'bid_size_text': 'B', 'ask_price_text': 'a',
-    'ask_size_text': 'A'
+    'buyer_is_maker': 'm'
+} %}
+{%- set quote_members = {
+    'update_id_text': 'u', 'bid_price_text': 'b', 'bid_size_text': 'B', 'ask_price_text': 'a', 'ask_size_text': 'A'
 } %}
 {%- set depth_members = {
     'event_time_text': 'E', 'first_update_id_text': 'U', 'bids_text': 'bids', 'asks_text': 'asks',
@@ -11,11 +13,17 @@
 } %}
 {%- set depth_kinds = "'depthUpdate', 'depthSnapshot', 'partialDepth'" %}
 {%- set is_depth = 'kind in (' ~ depth_kinds ~ ')' %}
-{%- set combined = {'stream': 'stream', 'last_update_id': 'lastUpdateId'} %}
-{%- set bare = {'stream': 'stream', 'last_update_id': 'lastUpdateId'} %}
+{%- set combined = {'stream': 'stream'} %}
+{%- set bare = {'stream': 'stream'} %}
+{%- set combined_rest = {'last_update_id': 'lastUpdateId'} %}
+{%- set bare_rest = {'last_update_id': 'lastUpdateId'} %}
 {%- for column, field in members.items() %}
 {%- do combined.update({column: 'data/' ~ field}) %}
 {%- do bare.update({column: field}) %}
+{%- endfor %}
+{%- for column, field in quote_members.items() %}
+{%- do combined_rest.update({column: 'data/' ~ field}) %}
+{%- do bare_rest.update({column: field}) %}
 {%- endfor %}
 
 with source as (
@@ -23,7 +31,7 @@ with source as (
 ),
 
 decoded as (
-    select {{ envelope() }}, payload, {{ header('instrument') }} as recorded, {{ utf8_text('payload') }} as text from source
+    select {{ envelope() }}, payload, headers, {{ utf8_text('payload') }} as text from source
 ),
 
 parsed as (
@@ -32,14 +40,38 @@ parsed as (
 
 -- A connection to one raw stream sends the messages without the combined stream's envelope.
 opened as (
-    select * replace (case when fields[1] is null then {{ json_fields('text', bare) }} else fields end as fields) from parsed
+    select
+        * replace (
+            case when fields is null or fields[1] is not null then fields else {{ json_fields('text', bare) }} end as fields
+        )
+    from parsed
+),
+
+common as (
+    select
+        * exclude (fields),
+        fields[1] is not null as is_combined,
+        {{ json_columns('fields', combined) }}
+    from opened
+),
+
+-- What trades need not be asked for.
+completed as (
+    select
+        *,
+        case
+            when event_type = 'trade' then null
+            when is_combined then {{ json_fields('text', combined_rest) }}
+            else {{ json_fields('text', bare_rest) }}
+        end as rest
+    from common
 ),
 
 named as (
     select
-        * exclude (fields),
-        {{ json_columns('fields', combined) }}
-    from opened
+        * exclude (rest),
+        {{ json_columns('rest', combined_rest) }}
+    from completed
 ),
 
 typed as (
@@ -47,7 +79,7 @@ typed as (
         {{ envelope({'2': 'length(event_time_text) between 15 and 17'}) }},
         payload,
         text,
-        recorded,
+        headers,
         symbol,
         trade_id,
         case
@@ -97,7 +129,7 @@ timed as (
         * replace (
             case
                 when symbol is null and {{ is_depth }}
-                    then upper(coalesce(nullif(split_part(stream, '@', 1), ''), instrument, recorded))
+                    then upper(coalesce(nullif(split_part(stream, '@', 1), ''), instrument, {{ header('instrument') }}))
                 else symbol
             end as symbol,
             case when kind = 'depthUpdate' then depth[1] else event_time_text end as event_time_text,
@@ -127,24 +159,37 @@ levelled as (
 ),
 
 {{ judged(
-    'levelled', 'binance_spot', ['trade', 'bookTicker', 'depthUpdate', 'depthSnapshot', 'partialDepth'], [
-        refuse_missing("'trade'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'source_time']),
-        refuse_missing("'depthUpdate'", ['event_time_text', 'source_time']),
-        refuse_missing("'bookTicker'", ['symbol', 'update_id_text', 'bid_price_text', 'bid_size_text', 'ask_price_text', 'ask_size_text', 'event_time']),
-        refuse_retyped("'trade', 'bookTicker'", ['symbol']),
-        refuse_retyped("'trade'", ['trade_id']),
-        refuse_unreadable("'trade'", ['price', 'size']),
-        refuse_unreadable("'bookTicker'", ['update_id', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
-        refuse_impossible_time("'trade', 'depthUpdate'", 'source_time'),
-        refuse_impossible_values("'trade'", 'price <= 0 or size <= 0', 'price, size'),
-        refuse_missing(depth_kinds, ['symbol', 'update_id_text', 'bids_text', 'asks_text', 'event_time']),
-        refuse_missing("'depthUpdate'", ['first_update_id_text']),
-        refuse_unreadable(depth_kinds, ['update_id']),
-        refuse_unreadable("'depthUpdate'", ['first_update_id']),
-        refuse_unusable_levels(depth_kinds),
-        refuse_impossible_values(depth_kinds, 'update_id not between 0 and 1000000000000000000', 'update_id'),
-        refuse_impossible_values("'depthUpdate'", 'first_update_id not between 0 and update_id', 'first_update_id, update_id')
-    ]
+    'levelled', 'binance_spot', {
+        'trade': [
+            refuse_missing(['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'source_time']),
+            refuse_retyped(['symbol', 'trade_id']),
+            refuse_unreadable(['price', 'size']),
+            refuse_impossible_time('source_time'),
+            refuse_impossible_values('price <= 0 or size <= 0', 'price, size')
+        ],
+        'bookTicker': [
+            refuse_missing([
+                'symbol', 'update_id_text', 'bid_price_text', 'bid_size_text', 'ask_price_text', 'ask_size_text', 'event_time'
+            ]),
+            refuse_retyped(['symbol']),
+            refuse_unreadable(['update_id', 'bid_price', 'bid_size', 'ask_price', 'ask_size'])
+        ],
+        'depthUpdate': [
+            refuse_missing(['event_time_text', 'source_time']),
+            refuse_impossible_time('source_time'),
+            refuse_missing(['symbol', 'update_id_text', 'bids_text', 'asks_text', 'event_time', 'first_update_id_text']),
+            refuse_unreadable(['update_id', 'first_update_id']),
+            refuse_unusable_levels(),
+            refuse_impossible_values('update_id not between 0 and 1000000000000000000', 'update_id'),
+            refuse_impossible_values('first_update_id not between 0 and update_id', 'first_update_id, update_id')
+        ],
+        'depthSnapshot partialDepth': [
+            refuse_missing(['symbol', 'update_id_text', 'bids_text', 'asks_text', 'event_time']),
+            refuse_unreadable(['update_id']),
+            refuse_unusable_levels(),
+            refuse_impossible_values('update_id not between 0 and 1000000000000000000', 'update_id')
+        ]
+    }
 ) }}
 
 select

@@ -11,7 +11,7 @@ with source as (
 ),
 
 decoded as (
-    select {{ envelope() }}, payload, {{ header('direction') }} as direction, {{ utf8_text('payload') }} as text from source
+    select {{ envelope() }}, payload, headers, {{ utf8_text('payload') }} as text from source
 ),
 
 parsed as (
@@ -30,7 +30,7 @@ typed as (
         symbol,
         case
             when payload is null then 'tombstone'
-            when octet_length(payload) = 0 then case direction when '<->' then 'connect' else 'blank' end
+            when octet_length(payload) = 0 then case {{ header('direction') }} when '<->' then 'connect' else 'blank' end
             else type
         end as kind,
         trade_id,
@@ -83,21 +83,27 @@ levelled as (
 ),
 
 {{ judged(
-    'levelled', 'coinbase_exchange', ['match', 'last_match', 'ticker', 'snapshot', 'l2update'], [
-        refuse_missing("'match', 'last_match'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'sequence_text', 'source_time']),
-        refuse_missing("'ticker'", ['symbol', 'sequence_text', 'bid_price_text', 'ask_price_text', 'event_time_text', 'source_time']),
-        refuse_retyped("'match', 'last_match', 'ticker'", ['symbol']),
-        refuse_retyped("'match', 'last_match'", ['trade_id']),
-        refuse_unreadable("'match', 'last_match'", ['price', 'size', 'sequence']),
-        refuse_unreadable("'ticker'", ['sequence', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
-        refuse_impossible_time("'match', 'last_match', 'ticker'", 'source_time'),
-        refuse_impossible_values("'match', 'last_match'", 'price <= 0 or size <= 0', 'price, size'),
-        refuse_missing("'snapshot', 'l2update'", ['symbol', 'source_time']),
-        refuse_missing("'snapshot'", ['bids_text', 'asks_text']),
-        refuse_missing("'l2update'", ['changes_text', 'event_time_text']),
-        refuse_impossible_time("'l2update'", 'source_time'),
-        refuse_unusable_levels("'snapshot', 'l2update'")
-    ]
+    'levelled', 'coinbase_exchange', {
+        'match last_match': [
+            refuse_missing(['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'sequence_text', 'source_time']),
+            refuse_retyped(['symbol', 'trade_id']),
+            refuse_unreadable(['price', 'size', 'sequence']),
+            refuse_impossible_time('source_time'),
+            refuse_impossible_values('price <= 0 or size <= 0', 'price, size')
+        ],
+        'ticker': [
+            refuse_missing(['symbol', 'sequence_text', 'bid_price_text', 'ask_price_text', 'event_time_text', 'source_time']),
+            refuse_retyped(['symbol']),
+            refuse_unreadable(['sequence', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
+            refuse_impossible_time('source_time')
+        ],
+        'snapshot': [refuse_missing(['symbol', 'source_time', 'bids_text', 'asks_text']), refuse_unusable_levels()],
+        'l2update': [
+            refuse_missing(['symbol', 'source_time', 'changes_text', 'event_time_text']),
+            refuse_impossible_time('source_time'),
+            refuse_unusable_levels()
+        ]
+    }
 ) }}
 
 select

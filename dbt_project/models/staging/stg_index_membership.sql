@@ -23,12 +23,12 @@ typed as (
 ),
 
 {{ judged(
-    'typed', 'index_membership', ['membership'], [
-        refuse_missing("'membership'", ['index_name', 'symbol', 'valid_from_text']),
-        refuse_unreadable("'membership'", ['valid_from', 'valid_to']),
-        refuse_impossible_dates("'membership'", ['valid_from', 'valid_to']),
-        refuse_impossible_values("'membership'", 'valid_to < valid_from', 'valid_from, valid_to')
-    ],
+    'typed', 'index_membership', {'membership': [
+        refuse_missing(['index_name', 'symbol', 'valid_from_text']),
+        refuse_unreadable(['valid_from', 'valid_to']),
+        refuse_impossible_dates(['valid_from', 'valid_to']),
+        refuse_impossible_values('valid_to < valid_from', 'valid_from, valid_to')
+    ]},
     json=false
 ) }}
 

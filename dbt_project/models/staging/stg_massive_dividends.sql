@@ -21,13 +21,13 @@ typed as (
 ),
 
 {{ judged(
-    'typed', 'massive_dividends', ['dividend'], [
-        refuse_missing("'dividend'", ['symbol', 'ex_date_text', 'cash_amount_text']),
-        refuse_retyped("'dividend'", ['symbol']),
-        refuse_unreadable("'dividend'", ['ex_date', 'cash_amount', 'declared_on', 'record_date', 'pay_date']),
-        refuse_impossible_dates("'dividend'", ['ex_date', 'declared_on']),
-        refuse_impossible_values("'dividend'", 'cash_amount < 0', 'cash_amount')
-    ]
+    'typed', 'massive_dividends', {'dividend': [
+        refuse_missing(['symbol', 'ex_date_text', 'cash_amount_text']),
+        refuse_retyped(['symbol']),
+        refuse_unreadable(['ex_date', 'cash_amount', 'declared_on', 'record_date', 'pay_date']),
+        refuse_impossible_dates(['ex_date', 'declared_on']),
+        refuse_impossible_values('cash_amount < 0', 'cash_amount')
+    ]}
 ) }}
 
 select

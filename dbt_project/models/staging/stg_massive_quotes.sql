@@ -36,11 +36,11 @@ typed as (
 ),
 
 {{ judged(
-    'typed', 'massive_quotes', ['quote'], [
-        refuse_missing("'quote'", ['symbol', 'sequence_text', 'bid_price_text', 'ask_price_text', 'event_time_text']),
-        refuse_unreadable("'quote'", ['sequence', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
-        refuse_impossible_time("'quote'", 'source_time')
-    ],
+    'typed', 'massive_quotes', {'quote': [
+        refuse_missing(['symbol', 'sequence_text', 'bid_price_text', 'ask_price_text', 'event_time_text']),
+        refuse_unreadable(['sequence', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
+        refuse_impossible_time('source_time')
+    ]},
     json=false
 ) }},
 

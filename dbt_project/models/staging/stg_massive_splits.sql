@@ -17,13 +17,13 @@ typed as (
 ),
 
 {{ judged(
-    'typed', 'massive_splits', ['split'], [
-        refuse_missing("'split'", ['symbol', 'ex_date_text', 'split_from_text', 'split_to_text']),
-        refuse_retyped("'split'", ['symbol']),
-        refuse_unreadable("'split'", ['ex_date', 'split_from', 'split_to']),
-        refuse_impossible_dates("'split'", ['ex_date']),
-        refuse_impossible_values("'split'", 'split_from <= 0 or split_to <= 0', 'split_from, split_to')
-    ]
+    'typed', 'massive_splits', {'split': [
+        refuse_missing(['symbol', 'ex_date_text', 'split_from_text', 'split_to_text']),
+        refuse_retyped(['symbol']),
+        refuse_unreadable(['ex_date', 'split_from', 'split_to']),
+        refuse_impossible_dates(['ex_date']),
+        refuse_impossible_values('split_from <= 0 or split_to <= 0', 'split_from, split_to')
+    ]}
 ) }}
 
 select

@@ -15,11 +15,11 @@ typed as (
 ),
 
 {{ judged(
-    'typed', 'massive_ticker_events', ['ticker_change'], [
-        refuse_missing("'ticker_change'", ['composite_figi', 'symbol', 'event_date_text']),
-        refuse_unreadable("'ticker_change'", ['event_date']),
-        refuse_impossible_dates("'ticker_change'", ['event_date'])
-    ]
+    'typed', 'massive_ticker_events', {'ticker_change': [
+        refuse_missing(['composite_figi', 'symbol', 'event_date_text']),
+        refuse_unreadable(['event_date']),
+        refuse_impossible_dates(['event_date'])
+    ]}
 ) }}
 
 select

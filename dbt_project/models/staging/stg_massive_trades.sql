@@ -34,12 +34,12 @@ typed as (
 ),
 
 {{ judged(
-    'typed', 'massive_trades', ['trade'], [
-        refuse_missing("'trade'", ['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text']),
-        refuse_unreadable("'trade'", ['price', 'size', 'sequence']),
-        refuse_impossible_time("'trade'", 'source_time'),
-        refuse_impossible_values("'trade'", 'price <= 0 or size <= 0', 'price, size')
-    ],
+    'typed', 'massive_trades', {'trade': [
+        refuse_missing(['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text']),
+        refuse_unreadable(['price', 'size', 'sequence']),
+        refuse_impossible_time('source_time'),
+        refuse_impossible_values('price <= 0 or size <= 0', 'price, size')
+    ]},
     json=false
 ) }},
 

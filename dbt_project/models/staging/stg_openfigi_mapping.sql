@@ -19,9 +19,9 @@ typed as (
 ),
 
 {{ judged(
-    'typed', 'openfigi_mapping', ['listing'], [
-        refuse_missing("'listing'", ['figi'])
-    ]
+    'typed', 'openfigi_mapping', {'listing': [
+        refuse_missing(['figi'])
+    ]}
 ) }}
 
 select
