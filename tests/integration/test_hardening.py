@@ -93,6 +93,8 @@ BINANCE = [
     Poison(binance(T="1709596800000.5"), "invalid_value", "time is 1709596800000.5"),
     Poison(binance(T=10_413_792_000_000), "impossible_time"),
     Poison(binance(T=-62_135_596_800_000), "impossible_time"),
+    # The infinities of TIMESTAMP_NS, and the ends of what it holds and cannot write.
+    *(Poison(binance(T=edge), "impossible_time") for end in (2**63 - 1, 2**63 - 2) for edge in (end, -end, -end - 1)),
     Poison(binance("bookTicker", u="1_000"), "invalid_value", "update_id is 1_000"),
     Poison(b"[" * 10_000 + b"]" * 10_000, "unknown_kind"),
     Poison(binance(s="LONE").replace(b'"LONE"', b'"\\ud800"'), "malformed_json"),

@@ -1,8 +1,9 @@
 {#- All clocks are UTC at nanoseconds (TIMESTAMP_NS); the readings below turn a vendor's text into one, or into null. -#}
 
-{#- Epoch seconds, milli-, micro- or nanoseconds, told apart by their number of digits. -#}
+{#- Epoch seconds, milli-, micro- or nanoseconds, told apart by their number of digits. (The two numbers that give null are
+    DuckDB's infinities, of which it makes no time.) -#}
 {% macro epoch_text_to_time(text) -%}
-    make_timestamp_ns(try_cast(
+    make_timestamp_ns(nullif(nullif(try_cast(
         ({{ whole_number(text) }})::hugeint
         * case
             when length({{ text }}) <= 11 then 1000000000
@@ -10,7 +11,7 @@
             when length({{ text }}) <= 17 then 1000
             else 1
         end as bigint
-    ))
+    ), 9223372036854775807), -9223372036854775807))
 {%- endmacro %}
 
 {#- ISO 8601 text with a zone or without (then UTC); years that TIMESTAMP_NS cannot hold give null. -#}

@@ -160,7 +160,7 @@ judged as (
                     then 'invalid_value: time is ' || event_time_text
                 when event_time is null then 'impossible_time: ' || event_time_text
                 when event_time < timestamp_ns '1970-01-02 00:00:00' or event_time > {{ arrived }} + interval '1 day'
-                    then 'impossible_time: ' || event_time::varchar
+                    then 'impossible_time: ' || coalesce(try(event_time::varchar), event_time_text)
 {%- endmacro %}
 
 {#- How many records there are, and when the first and the last of them was received or delivered. -#}
