@@ -82,6 +82,7 @@ class FeatureReader:
         if lag < dt.timedelta():
             raise ValueError(f"lag {lag} is negative: a decision would see what became known after it")
         wanted = [self._feature(name) for name in ([names] if isinstance(names, str) else names)]
+        _refuse_mixtures(wanted)
         rows = as_table(decisions)
         as_asked, names = rows.column_names, [feature.name for feature in wanted]
         for name in names:
@@ -179,6 +180,19 @@ class FeatureReader:
         query = f"select distinct {key} from lake.research.{identifier(table)} order by all"
         there = [name for (name,) in self._connection.execute(query).fetchall()]
         raise ValueError(unknown(key, stranger, there, f"research.{table}"))
+
+
+def _refuse_mixtures(wanted: Sequence[Feature]) -> None:
+    """Columns of one table that would be of two rows: some by instrument, others by listing."""
+    for by_listing, by_instrument in BY_INSTRUMENT.items():
+        names = [feature.name for feature in wanted if feature.name.partition(".")[0] == by_listing]
+        alone = [feature.name for feature in wanted if feature.name in names and feature.table == by_listing]
+        if alone and len(alone) < len(names):
+            others = ", ".join(name for name in names if name not in alone)
+            raise ValueError(
+                f"{', '.join(alone)}: known by listing, while {others} follow the instrument through renames"
+                f" ({by_instrument}); ask for the former in a call of their own, with listings for instrument_id"
+            )
 
 
 def as_table(decisions: Any) -> pa.Table:

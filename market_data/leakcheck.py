@@ -5,8 +5,8 @@
                                  └─ one table cut at a time ── which input they came from
 
 A row that one could have had at K is the same whatever became known afterwards. So the query is asked again at sampled
-knowledge times K, with every table of canonical and research cut: versions known after K are gone, and nobody knows yet
-which will end. The query says as of when in one of two ways:
+knowledge times K, with every table of canonical and research cut, and what listings mean: versions known after K are
+gone, and nobody knows yet which will end. The query says as of when in one of two ways:
 
 - it names ``$known_at`` (a TIMESTAMP, UTC), and its whole answer must be the same on whole and on cut data;
 - it makes rows for many decisions at once, with ``time`` an expression of its columns that says when each row was to be
@@ -37,6 +37,8 @@ TOLERANCE = 1e-9
 """Relative: sums of doubles over other rows of a file differ in their last digits."""
 SAMPLES = 24
 _CUT_SCHEMAS = ("canonical", "research")
+_CUT_TABLES = ("versioned.int_listing_spans",)
+"""What macros look up besides: which instrument a listing means."""
 _DIRECTIVE = re.compile(r"^\s*--\s*leakcheck:(.*)$", flags=re.MULTILINE)
 _JUST_BEFORE = dt.timedelta(microseconds=1)
 
@@ -203,9 +205,8 @@ class _Twin:
             )
 
     def _is_cut(self, name: str) -> bool:
-        return name.startswith(tuple(f"{schema}." for schema in _CUT_SCHEMAS)) and "known_from" in self._columns.get(
-            name, ()
-        )
+        is_meant = name in _CUT_TABLES or name.partition(".")[0] in _CUT_SCHEMAS
+        return is_meant and "known_from" in self._columns.get(name, ())
 
     @staticmethod
     def _variable(name: str) -> str:

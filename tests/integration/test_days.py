@@ -21,7 +21,7 @@ from worlds.days import EXAMPLE, FIRST, MINUTE, SESSIONS, Known, World, cut_days
 from worlds.reference import DAY, File
 from worlds.warehouse import DAILY, Warehouse, differences, read_sorted
 
-from market_data import client
+from market_data import client, leakcheck
 from market_data.build import build
 
 SEED = 1
@@ -216,6 +216,7 @@ def test_a_doubled_split_is_one_at_the_later_date(days: Days) -> None:
     assert reported == [
         ("SHOP", "split", "an equal split follows within 10 sessions"),
         ("WRONG", "dividend", "not below the close before"),
+        ("WRONG", "dividend", "paid in CAD, priced in USD"),
         ("WRONG", "split", "the price did not change by it"),
     ]
 
@@ -230,6 +231,24 @@ def test_a_rename_makes_one_series_once_it_is_known(days: Days) -> None:
         f" and session_date = '{rename.date}' and known_to is null"
     )
     assert gap == 1
+
+
+def test_a_leak_through_a_name_is_found(days: Days) -> None:
+    """A query that asks whom a listing means as known at the end, for rows that were to be had before."""
+    rename = days.world.renames[0]
+    sql = """
+        -- leakcheck: key = session_date; time = had
+        select session_date, instrument_id, (session_date + 2)::timestamp as had
+        from research.bars_1d_as_of('{}') where symbol = 'NEW' and session_date < '2022-09-01'
+    """
+    before = dt.datetime.fromtimestamp(rename.known_from / 10**9, dt.UTC).replace(tzinfo=None) - dt.timedelta(minutes=1)
+    version = client.published_version(days.warehouse.settings)
+    looks_ahead = leakcheck.Query.read(sql.format("2100-01-01"))
+    report = leakcheck.check(days.warehouse.settings, version, looks_ahead, known_at=[before])
+    assert report.leaks and {leak.inputs for leak in report.leaks} == {("versioned.int_listing_spans",)}
+    assert report.leaks[0].differs == {"instrument_id": ("us_equities:OLD", "us_equities:NEW")}
+    honest = leakcheck.Query.read(sql.format(before))
+    assert leakcheck.check(days.warehouse.settings, version, honest, known_at=[before]).leaks == []
 
 
 def test_meta_is_one_series_across_its_tickers(days: Days) -> None:
@@ -270,7 +289,7 @@ def test_features_are_the_tables_joined(days: Days) -> None:
     with days.warehouse.reader() as connection:
         moment = f"'{iso(time)}'::timestamp_ns"
         known = f"known_from <= {moment} and (known_to is null or known_to > {moment})"
-        rest = "* exclude (known_from, known_to)"
+        rest = "* exclude (known_to)"
         view = read_sorted(connection, f"(select {rest} from research.features_1d where {known})")
         macro = read_sorted(connection, f"(select {rest} from research.features_1d_as_of('{iso(time)}'))")
     assert view.num_rows > 1_000

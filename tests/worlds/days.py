@@ -206,12 +206,16 @@ def add_actions(world: World, days: list[Session], chance: random.Random) -> Non
     dividend("GAPS", days[125].date, 0.75)  # while there is no bar
     dividend("WRONG", days[40].date, 100_000.0)
     dividend("WRONG", dt.date(2022, 5, 1), 0.3)  # a Sunday
+    deliver(world, "massive_dividends", "WRONG", days[50].date, 0.2, late=0, currency="CAD")
     late = new_york(days[130].date, hour=15, minute=3)
     dividend("LATE", days[90].date, 0.4)
     dividend("LATE", days[90].date, 0.6, late=late)  # a correction, known when it came
 
 
-def deliver(world: World, feed: str, ticker: str, date: dt.date, value: float, *, late: int) -> None:
+def deliver(
+    world: World, feed: str, ticker: str, date: dt.date, value: float, *, late: int, currency: str = "USD"
+) -> None:
+    """What a vendor says of an action; cash in another currency than the listing's is no dividend of the world."""
     if feed == "massive_splits":
         scale = 1 if value >= 1 else round(1 / value)
         said = {"execution_date": str(date), "split_from": scale, "split_to": round(value * scale), "ticker": ticker}
@@ -224,13 +228,15 @@ def deliver(world: World, feed: str, ticker: str, date: dt.date, value: float, *
             "dividend_type": "CD",
             "ex_dividend_date": str(date),
             "ticker": ticker,
+            "currency": currency,
         }
         rule, facts = new_york(declared, days=1), world.dividends
     delivered = late or utc(dt.datetime.combine(dt.date(2021, 1, 1), dt.time(), dt.UTC))
     number = len(world.files)
     body = json.dumps({"results": [said], "request_id": str(number)}).encode()
     world.files.append(File(feed, f"{feed}_{number}.json", body, delivered))
-    facts[ticker, date].append((max(rule, late), value))
+    if currency == "USD":
+        facts[ticker, date].append((max(rule, late), value))
 
 
 def add_rename(world: World, days: list[Session]) -> None:

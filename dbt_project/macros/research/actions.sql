@@ -12,6 +12,7 @@ action_facts as (
         ex_date,
         split_to / split_from as split_ratio,
         cash_amount,
+        upper(facts.currency) as paid_in,
         ex_sessions.session_seq as ex_seq,
         {{ cell_end('facts.known_from') }} as known_from,
         {{ cell_end('facts.known_to') }} as known_to
@@ -103,12 +104,14 @@ actions_of_days as (
         actions.split_ratio,
         actions.cash_amount,
         case
+            when actions.cash_amount is not null and actions.paid_in != days.currency
+                then 'paid in ' || actions.paid_in || ', priced in ' || days.currency
             when actions.is_superseded then 'an equal split follows within 10 sessions'
             when greatest(actions.split_ratio, 1 / actions.split_ratio) >= 1.5
                 and abs(ln(days.previous_close / days.open))
                 < abs(ln(days.previous_close / days.open) - ln(actions.split_ratio))
                 then 'the price did not change by it'
-        end as split_refused
+        end as refused
     from {{ chained }} as days
     inner join actions
         on days.instrument_id = actions.instrument_id
@@ -123,14 +126,14 @@ splits_of_days as (
         session_date,
         moment,
         coalesce(
-            list(struct_pack(ex_date, split_ratio)) filter (split_ratio is not null and split_refused is null), []
+            list(struct_pack(ex_date, split_ratio)) filter (split_ratio is not null and refused is null), []
         ) as splits,
         coalesce(
-            list(struct_pack(action_type, ex_date, reason := split_refused) order by ex_date, action_type) filter (
-                split_refused is not null
+            list(struct_pack(action_type, ex_date, reason := refused) order by ex_date, action_type) filter (
+                refused is not null
             ),
             []
-        ) as splits_refused
+        ) as all_refused
     from actions_of_days
     group by instrument_id, session_date, moment
 ),
@@ -149,12 +152,12 @@ dividends_of_days as (
                 )),
                 1
             )
-        ) as cash_dividend,
+        ) filter (actions_of_days.refused is null) as cash_dividend,
         coalesce(
             list(
                 struct_pack(action_type, ex_date, reason := 'not below the close before')
                 order by ex_date, action_type
-            ) filter (cash_amount is not null),
+            ) filter (cash_amount is not null and actions_of_days.refused is null),
             []
         ) as dividends
     from actions_of_days
@@ -169,7 +172,7 @@ applied as (
         moment,
         coalesce(list_product(list_transform(splits, lambda split: split.split_ratio)), 1) as split_ratio,
         case when cash_dividend < previous_close then cash_dividend else 0 end as cash_dividend,
-        splits_refused || case when cash_dividend >= previous_close then dividends else [] end as not_applied
+        all_refused || case when cash_dividend >= previous_close then dividends else [] end as not_applied
     from splits_of_days
     inner join dividends_of_days using (instrument_id, session_date, moment)
     inner join (

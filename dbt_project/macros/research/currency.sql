@@ -3,9 +3,14 @@
     case {{ venue }}
         when 'us_equities' then 'USD'
         when 'coinbase' then split_part({{ symbol }}, '-', 2)
-        when 'binance' then nullif(
-            regexp_extract({{ symbol }}, '(USDT|USDC|FDUSD|TUSD|BUSD|DAI|BTC|ETH|BNB|EUR|GBP|TRY|BRL|JPY|AUD|ARS|UAH|ZAR|PLN|RON|IDR|MXN|COP|CZK|NGN|RUB|TRX|XRP|DOGE|SOL|DOT)$', 1), ''
-        )
+        when 'binance' then case
+            -- ADAEUR is ADA in EUR, and SHIBIDR is SHIB in IDR.
+            when {{ symbol }} in ('BTCAEUR', 'ETHAEUR', 'EURAEUR') then 'AEUR'
+            when {{ symbol }} in ('BNBIDR', 'SHIBIDR') then 'IDR'
+            else nullif(
+            regexp_extract({{ symbol }}, '(USDT|USDC|FDUSD|TUSD|BUSD|DAI|BTC|ETH|BNB|EUR|GBP|TRY|BRL|JPY|AUD|ARS|UAH|ZAR|PLN|RON|BIDR|IDR|MXN|COP|CZK|NGN|RUB|TRX|XRP|DOGE|SOL|DOT)$', 1), ''
+            )
+        end
     end
 {%- endmacro %}
 

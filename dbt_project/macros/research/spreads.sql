@@ -7,11 +7,29 @@
     case when feed = 'binance_spot' then received_time else event_time end
 {%- endmacro %}
 
-{#- Sessions whose spreads may have changed since this model's mark. A trade may meet a quote of the day before. -#}
-{% macro touched_quote_sessions() -%}
-    select listing_id, unnest([session_date, session_date + 1]) as session_date
+{#- When trades of a session stop to meet quotes: one whose clock is later was held up on its way, or is a correction,
+    and the quotes of its clock say nothing of when it was made. -#}
+{% macro last_clock_of_session() -%}
+    close_at + interval '1 hour'
+{%- endmacro %}
+
+{#- Sessions that quotes new since this model's mark may touch: a trade may meet a quote of the day before its own, and,
+    by the receive clock, one of the first hour of the day after. -#}
+{% macro sessions_of_new_quotes() -%}
+    select
+        listing_id,
+        unnest(case
+            when {{ quote_clock() }} < session_date + interval '1 hour'
+                then [session_date - 1, session_date, session_date + 1]
+            else [session_date, session_date + 1]
+        end) as session_date
     from {{ ref('int_quotes__versioned') }}
     where build_seq > {{ mark() }}
+{%- endmacro %}
+
+{#- Sessions whose spreads may have changed since this model's mark. -#}
+{% macro touched_quote_sessions() -%}
+    {{ sessions_of_new_quotes() }}
     union
     select listing_id, session_date from {{ ref('int_trades__versioned') }} where build_seq > {{ mark() }}
 {%- endmacro %}

@@ -22,11 +22,19 @@ on_the_grid as (
     where not is_duplicate and not is_deletion
 ),
 
--- Of versions that share a cell only the last was ever seen.
+-- One delivery may bring several vintages of a period: they share a cell, and only the last was ever seen; what was
+-- printed first, and what came before, the others say too.
 observations as (
-    select *, lag(value) over (partition by series_id, observation_date order by known_from) as previous_value
+    select
+        *,
+        lag(value) over (
+            partition by series_id, observation_date order by known_from, published_on, revision
+        ) as previous_value
     from on_the_grid
-    where known_to is null or known_to > known_from
+),
+
+shown as (
+    select * from observations where known_to is null or known_to > known_from
 ),
 
 -- On each publication date: the newest period that the series spoke of, and since when we knew.
@@ -46,13 +54,13 @@ late_vintages as (
 ),
 
 moments as (
-    select series_id, observation_date, known_from from observations
+    select series_id, observation_date, known_from from shown
     union
-    select observations.series_id, observations.observation_date, late_vintages.known_from
-    from observations
+    select shown.series_id, shown.observation_date, late_vintages.known_from
+    from shown
     inner join late_vintages using (series_id)
-    where late_vintages.known_from > observations.known_from
-        and (observations.known_to is null or late_vintages.known_from < observations.known_to)
+    where late_vintages.known_from > shown.known_from
+        and (shown.known_to is null or late_vintages.known_from < shown.known_to)
 ),
 
 first_vintages as (
@@ -134,10 +142,10 @@ states as (
         published_on,
         true as is_there
     from first_prints
-    inner join observations
-        on first_prints.series_id = observations.series_id
-        and first_prints.observation_date = observations.observation_date
-        and {{ known_at('observations', 'first_prints.known_from') }}
+    inner join shown
+        on first_prints.series_id = shown.series_id
+        and first_prints.observation_date = shown.observation_date
+        and {{ known_at('shown', 'first_prints.known_from') }}
 ),
 
 {{ on_grid(

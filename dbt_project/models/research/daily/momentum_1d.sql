@@ -54,8 +54,9 @@ cross_moments as (
     select asset_class, market, session_date, known_to as moment from compared where known_to is not null
 ),
 
+-- Periods of an index may overlap: a member is one all the same.
 known_values as (
-    select cross_moments.moment, compared.*
+    select distinct cross_moments.moment, compared.* exclude (known_from, known_to)
     from cross_moments
     inner join compared
         on cross_moments.asset_class = compared.asset_class

@@ -17,8 +17,7 @@ with listings as (
         group by listing_id
         union all
         select listing_id, min(session_date) as session_date
-        from {{ ref('int_quotes__versioned') }}
-        where build_seq > {{ mark() }}
+        from ({{ sessions_of_new_quotes() }})
         group by listing_id
         union all
         select listing_id, min(session_date) as session_date

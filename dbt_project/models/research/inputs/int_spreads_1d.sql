@@ -53,7 +53,7 @@ quoted_sessions as (
 
 {{ trade_rules() }},
 
--- The trades of the session's bar that may set its high and low.
+-- The trades of the session's bar that may set its high and low, but for those whose clock is long after the close.
 trades as (
     select
         trades.listing_id,
@@ -74,6 +74,7 @@ trades as (
         and (known_to is null or known_to > known_from)
         and price > 0
         and size > 0
+        and {{ quote_clock() }} < {{ last_clock_of_session() }}
         and {{ in_touched_dates }}
         and case
             when event_time >= open_at and event_time < close_at
