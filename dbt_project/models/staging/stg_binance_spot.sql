@@ -139,6 +139,7 @@ levelled as (
         refuse_impossible_values("'trade'", 'price <= 0 or size <= 0', 'price, size'),
         refuse_missing(depth_kinds, ['symbol', 'update_id_text', 'bids_text', 'asks_text', 'event_time']),
         refuse_missing("'depthUpdate'", ['first_update_id_text']),
+        refuse_retyped(depth_kinds, ['symbol']),
         refuse_unreadable(depth_kinds, ['update_id']),
         refuse_unreadable("'depthUpdate'", ['first_update_id']),
         refuse_unusable_levels(depth_kinds),

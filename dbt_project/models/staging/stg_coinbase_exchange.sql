@@ -93,6 +93,7 @@ levelled as (
         refuse_impossible_time("'match', 'last_match', 'ticker'", 'source_time'),
         refuse_impossible_values("'match', 'last_match'", 'price <= 0 or size <= 0', 'price, size'),
         refuse_missing("'snapshot', 'l2update'", ['symbol', 'source_time']),
+        refuse_retyped("'snapshot', 'l2update'", ['symbol']),
         refuse_missing("'snapshot'", ['bids_text', 'asks_text']),
         refuse_missing("'l2update'", ['changes_text', 'event_time_text']),
         refuse_impossible_time("'l2update'", 'source_time'),

@@ -17,6 +17,7 @@ typed as (
 {{ judged(
     'typed', 'massive_ticker_events', ['ticker_change'], [
         refuse_missing("'ticker_change'", ['composite_figi', 'symbol', 'event_date_text']),
+        refuse_retyped("'ticker_change'", ['composite_figi', 'symbol']),
         refuse_unreadable("'ticker_change'", ['event_date']),
         refuse_impossible_dates("'ticker_change'", ['event_date'])
     ]

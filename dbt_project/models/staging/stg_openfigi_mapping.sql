@@ -20,7 +20,8 @@ typed as (
 
 {{ judged(
     'typed', 'openfigi_mapping', ['listing'], [
-        refuse_missing("'listing'", ['figi'])
+        refuse_missing("'listing'", ['figi']),
+        refuse_retyped("'listing'", ['figi', 'composite_figi', 'symbol'])
     ]
 ) }}
 
