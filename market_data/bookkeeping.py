@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import duckdb
 import msgspec
@@ -100,7 +100,7 @@ def enter_loads(connection: duckdb.DuckDBPyConnection, settings: Settings) -> in
     try:
         before = scalar(connection, "select max(load_seq) from lake.observability.loads")
         _insert_loads(connection)
-        note_readings(connection, f"load_seq > {before}")
+        _insert_readings(connection, f"load_seq > {before}", fingerprints.by_feed())
         _insert_sealed(connection, [entry for _, entry in fresh if entry.sealed])
         connection.commit()
     except BaseException:
@@ -129,16 +129,23 @@ def _insert_loads(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def note_readings(connection: duckdb.DuckDBPyConnection, condition: str) -> None:
-    """Note that this code reads the loads that a condition chooses, in place of what was noted of their numbers."""
-    chosen = f"from lake.observability.loads where outcome = 'loaded' and {condition}"
-    known = fingerprints.by_feed()
-    code = pa.table({"feed": list(known), "fingerprint": list(known.values())})
-    connection.execute(f"delete from lake.observability.readings where load_seq in (select load_seq {chosen})")
-    connection.register("feeds_code", code)
+def note_readings(connection: duckdb.DuckDBPyConnection, condition: str, code: Mapping[str, str]) -> None:
+    """Note by which code (``fingerprints.by_feed``, taken before it was read) the loads that a condition chooses are
+    read, in place of what was noted of their numbers."""
+    connection.execute(
+        "delete from lake.observability.readings where load_seq in ("
+        f"select load_seq from lake.observability.loads where outcome = 'loaded' and {condition})"
+    )
+    _insert_readings(connection, condition, code)
+
+
+def _insert_readings(connection: duckdb.DuckDBPyConnection, condition: str, code: Mapping[str, str]) -> None:
+    connection.register("feeds_code", pa.table({"feed": list(code), "fingerprint": list(code.values())}))
     connection.execute(
         "insert into lake.observability.readings by name"
-        f" select load_seq, load_id, feed, fingerprint from (select * {chosen}) inner join feeds_code using (feed)"
+        " select load_seq, load_id, feed, fingerprint"
+        f" from (from lake.observability.loads where outcome = 'loaded' and {condition})"
+        " inner join feeds_code using (feed)"
     )
     connection.unregister("feeds_code")
 

@@ -33,6 +33,7 @@ class Outcome:
     built: bool
     restored: bool
     other_code: bool = False
+    """Whether tables keep rows that an earlier version's code has made."""
     quarantined: int = 0
     read_otherwise: tuple[tuple[str, int], ...] = ()
     """Where the code is other than that of the last version: feeds with loads that their code of today has not read,
@@ -90,7 +91,7 @@ def _build_slice(
     settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, daily: bool
 ) -> tuple[Outcome, int]:
     """Build as much as is read at once; what came of it, and how many entered loads are left."""
-    fingerprint = fingerprints.code_fingerprint()
+    fingerprint, code = fingerprints.code_fingerprint(), fingerprints.by_feed()
     with project.connection() as connection:
         is_head_published = publishing.last_event(connection) == "published"
         restored = publishing.restore_if_unfinished(connection, settings)
@@ -102,6 +103,7 @@ def _build_slice(
         if release and same_code and not full_refresh and is_complete and publishing.is_up_to_date(connection, release):
             publishing.write_connect_script(settings, release.version)
             return Outcome(release.version, 0, built=False, restored=restored), 0
+        processed = publishing.last_processed(connection)
         end = publishing.window_end(connection, None if full_refresh else publishing.SLICE_RECORDS)
         feeds: set[str] = set()
         if release and same_code and not full_refresh and is_head_published and publishing.has_staged(settings):
@@ -116,8 +118,8 @@ def _build_slice(
             project.run(arguments, progress)
     with project.connection() as connection:
         if full_refresh or not same_code:
-            read_now = "true" if full_refresh else f"load_seq > {release.last_load_seq if release else 0}"
-            bookkeeping.note_readings(connection, read_now)
+            # What plain dbt has read since the published version, it has noted by the code of then.
+            bookkeeping.note_readings(connection, "true" if full_refresh else f"load_seq > {processed}", code)
         read_otherwise = () if same_code else bookkeeping.read_otherwise(connection)
         version = publishing.publish(connection, settings, fingerprint)
         loads_left = publishing.loaded_since(connection, publishing.published(connection))
@@ -129,7 +131,7 @@ def _build_slice(
         built=True,
         restored=restored,
         quarantined=quarantined,
-        other_code=release is not None and not same_code,
+        other_code=release is not None and not same_code and not full_refresh,
         read_otherwise=read_otherwise,
     )
     return outcome, loads_left
@@ -176,6 +178,7 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
                 raise BuildFailedError(["not every model has read every load yet; `mdp build` does the rest"])
             made_anew = publishing.was_made_anew(connection)
             new_loads = publishing.loaded_since(connection, release)
+            same_code = release is not None and release.code_fingerprint == fingerprint
         arguments = ["test", *NO_UNIT_TESTS]
         if made_anew:
             arguments += ["--vars", "{test_everything: true}"]
@@ -184,10 +187,16 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
         project.run(["run", "--select", *definitions], progress)
         project.run(arguments, progress)
         with project.connection() as connection:
-            if made_anew:
-                bookkeeping.note_readings(connection, "true")
+            read_otherwise = () if same_code else bookkeeping.read_otherwise(connection)
             version = publishing.publish(connection, settings, fingerprint)
-            return Outcome(version, new_loads, built=True, restored=False)
+        return Outcome(
+            version,
+            new_loads,
+            built=True,
+            restored=False,
+            other_code=release is not None and not same_code,
+            read_otherwise=read_otherwise,
+        )
 
 
 def verify_tables(settings: Settings, *, progress: Progress | None = None) -> None:

@@ -79,6 +79,7 @@ class Builder:
                 "version": outcome.version,
                 "loads": outcome.new_loads,
                 "quarantined": outcome.quarantined,
+                "read_otherwise": dict(outcome.read_otherwise),
                 "seconds": seconds,
             })  # fmt: skip
             self.built += outcome.built

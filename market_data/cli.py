@@ -195,23 +195,19 @@ def _failed(what: str, failures: list[str], settings: Settings) -> NoReturn:
 
 
 def _tell(outcome: Any) -> None:
+    from market_data import output
+
     if outcome.restored:
         screen.print("took back what an unfinished run had left")
     if not outcome.built:
         screen.print(f"nothing new: version {outcome.version} stands")
         return
     if outcome.read_otherwise:
-        named = ", ".join(f"{feed} ({count:,})" for feed, count in outcome.read_otherwise)
-        options = "".join(f" --feed {feed}" for feed, _ in outcome.read_otherwise)
+        screen.print(output.told_read_otherwise(outcome.read_otherwise), soft_wrap=True)
+    if outcome.other_code:
         screen.print(
-            f"[yellow]loads that other code or another registry has read[/yellow] keep what they were read as: {named};"
-            f" `mdp reprocess{options}` reads them again",
-            soft_wrap=True,
-        )
-    elif outcome.other_code:
-        screen.print(
-            "the project has changed since the last version, and what reads records has not: derived tables keep rows"
-            " that nothing new reaches; `mdp build --full-refresh` makes all anew",
+            "the project has changed since the last version: derived tables keep rows that nothing new reaches;"
+            " `mdp build --full-refresh` makes all anew",
             soft_wrap=True,
         )
     if outcome.quarantined:

@@ -39,8 +39,9 @@ def code_fingerprint() -> str:
     for name in BOOK_CODE:
         digest.update((Path(__file__).parent / name).read_bytes() + b"\0")
     for path in sorted(PROJECT.rglob("*")):
-        if path.suffix in {".sql", ".py", ".yml", ".csv"} and not {"target", "logs", "dbt_packages"} & set(path.parts):
-            digest.update(str(path.relative_to(PROJECT)).encode() + b"\0" + path.read_bytes() + b"\0")
+        place = path.relative_to(PROJECT)
+        if path.suffix in {".sql", ".py", ".yml", ".csv"} and not {"target", "logs", "dbt_packages"} & set(place.parts):
+            digest.update(str(place).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
@@ -80,7 +81,7 @@ def _text(path: Path) -> str:
 
 def _macros(directory: Path) -> Iterable[tuple[str, str]]:
     for path in sorted(directory.rglob("*.sql")):
-        if "building" not in path.parts:
+        if "building" not in path.relative_to(directory).parts:
             yield from ((match[1], match[0]) for match in _MACRO.finditer(_text(path)))
 
 

@@ -265,6 +265,10 @@ class Supervisor:
             self._metrics.build_seconds.observe(report["seconds"])
             message = f"published version {report['version']}: {report['loads']} loads, {report['seconds']:.1f} s"
             logs.event(log, "version-published", message, **{key: report[key] for key in report.keys() - {"event"}})
+            if report["read_otherwise"]:
+                told = ", ".join(report["read_otherwise"])
+                message = f"loads of {told} keep what other code has read them as: `mdp reprocess` reads them again"
+                logs.event(log, "read-otherwise", message, logging.WARNING, loads=report["read_otherwise"])
             self._build["last"] = {**report, "at": now}
         if what == "failed":
             self._metrics.builds.labels("failed").inc()

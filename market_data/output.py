@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -48,6 +49,16 @@ def write(answer: Answer, screen: Console, *, style: str | None, file: Path | No
         if left_out:
             named = ", ".join(left_out)
             screen.print(f"no room for {named}: name columns, or take --csv or --json", style="dim", markup=False)
+
+
+def told_read_otherwise(found: Sequence[tuple[str, int]]) -> str:
+    """What is to be said of feeds with loads that their code of today has not read, and how many; with markup."""
+    named = ", ".join(f"{feed} ({count:,})" for feed, count in found)
+    options = "".join(f" --feed {feed}" for feed, _ in found)
+    return (
+        f"[yellow]loads that other code or another registry has read[/yellow] keep what they were read as: {named};"
+        f" `mdp reprocess{options}` reads them again"
+    )
 
 
 def show_rows(rows: pa.Table, screen: Console, *, as_json: bool, nothing: str) -> None:

@@ -4,7 +4,7 @@
       └─ withdraw   the slice's loads get the next numbers; what they made is told apart by numbers below zero
       └─ dbt        reads them as it reads any new load, and makes anew what the withdrawn rows had touched
       └─ forget     what was withdrawn
-    after the last slice: test what was written, publish
+    after the last slice: test the tables that follow from them, whole, and publish
 
 All of it is behind the published version: killed or failed in between, the next build takes everything back. Since
 history is a function of the records and not of when they were read, a record that could not be used before is then
@@ -16,7 +16,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 SLICE_RECORDS = publishing.SLICE_RECORDS
 """Records that are read at once, no more than a build reads; a larger load is a slice of its own."""
-SLICE_LOADS = 1_000
+SLICE_LOADS = 10_000
+"""Their numbers are literals of statements; as many small loads cost less than another run of all models."""
 MODELS = ["build", "--indirect-selection", "empty"]
 for _kind in ("test", "unit_test", "seed"):
     MODELS += ["--exclude-resource-type", _kind]
@@ -109,12 +110,12 @@ def _reread(
     quarantined_before: int,
     progress: Progress | None,
 ) -> Outcome:
-    fingerprint = fingerprints.code_fingerprint()
+    fingerprint, code = fingerprints.code_fingerprint(), fingerprints.by_feed()
     tables, affected = tables_of(project, feeds), project.affected_by(feeds)
     tests = [node.name for node in project.manifest.nodes.values() if node.resource_type == "test"]
     for part in slices:
         with project.connection() as connection:
-            withdraw(connection, tables, part)
+            withdraw(connection, tables, part, code)
             has_staged = publishing.has_staged(settings)
             if has_staged:
                 last = publishing.last_load_seq(connection)
@@ -123,7 +124,9 @@ def _reread(
         project.run([*MODELS, *(["--select", *chosen] if has_staged else [])], progress)
         with project.connection() as connection:
             forget(connection, tables)
-    project.run(["test", "--select", *sorted(set(affected.nodes) & set(tests))], progress)
+    # Whole tables: where rows only went away, nothing that is left says so.
+    to_run = sorted(set(affected.nodes) & set(tests))
+    project.run(["test", "--select", *to_run, "--vars", "{test_everything: true}"], progress)
     loads = [load for part in slices for load in part]
     with project.connection() as connection:
         quarantined = _quarantined(connection, loads)
@@ -189,13 +192,16 @@ def tables_of(project: Project, feeds: Collection[str]) -> Tables:
     return Tables(tuple(sorted(versioned)), tuple(sorted(appended)))
 
 
-def withdraw(connection: duckdb.DuckDBPyConnection, tables: Tables, loads: Sequence[Load]) -> None:
+def withdraw(
+    connection: duckdb.DuckDBPyConnection, tables: Tables, loads: Sequence[Load], code: Mapping[str, str]
+) -> None:
     """Let these loads be the newest, and what they made be no version of anything any more, in one transaction.
 
     Withdrawn rows stay until the build has seen by their build_seq what they had touched. With them go the deletions
     of the scopes that they belonged to: what a delivery lacks is found again from what is there then.
     """
     numbers = ", ".join(str(load.load_seq) for load in loads)
+    withdrawn = ", ".join(str(-load.load_seq) for load in loads)
     names = ", ".join(lake.quoted(load.load_id) for load in loads)
     last = publishing.last_load_seq(connection)
     end = last + len(loads)
@@ -208,20 +214,20 @@ def withdraw(connection: duckdb.DuckDBPyConnection, tables: Tables, loads: Seque
             where load_seq in ({numbers})
             """
         )
-        bookkeeping.note_readings(connection, f"load_seq > {last}")
+        bookkeeping.note_readings(connection, f"load_seq > {last}", code)
         for table in tables.versioned:
-            connection.execute(
-                f"""
-                update lake.{table}
-                set load_seq = -load_seq, build_seq = {end}, is_duplicate = true, is_deletion = true
-                where load_seq in ({numbers})
-                    or (is_deletion and (feed, scope) in (
-                        select (feed, scope) from lake.{table} where load_seq in ({numbers})
-                        union
-                        select (feed, load_scope) from lake.{table} where load_seq in ({numbers})
-                    ))
-                """
+            withdrawal = (
+                f"update lake.{table}"
+                f" set load_seq = -load_seq, build_seq = {end}, is_duplicate = true, is_deletion = true"
             )
+            connection.execute(f"{withdrawal} where load_seq in ({numbers})")
+            scopes = " union ".join(
+                f"select (feed, {scope}) from lake.{table} where load_seq in ({withdrawn}) and {scope} is not null"
+                for scope in ("scope", "load_scope")
+            )
+            # Literal numbers prune files, which this does not: only where there are such scopes.
+            if bookkeeping.scalar(connection, f"select count(*) from ({scopes})"):
+                connection.execute(f"{withdrawal} where is_deletion and load_seq > 0 and (feed, scope) in ({scopes})")
         for table in tables.appended:
             connection.execute(f"delete from lake.{table} where load_id in ({names})")
 

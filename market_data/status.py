@@ -27,6 +27,7 @@ from loaders.store import open_store
 from loaders.times import parse_time
 from market_data import bookkeeping, lake, live, publishing
 from market_data.client import NotPublishedError, published_version
+from market_data.output import told_read_otherwise
 
 NUMBERS = {"loads", "refused", "records", "quarantined", "partition", "loaded up to", "starts at", "ends at", "behind"}
 
@@ -94,6 +95,8 @@ class Overview:
     """Whether the last run failed or is under way."""
     kafka: Lags
     note: str | None = None
+    read_otherwise: tuple[tuple[str, int], ...] = ()
+    """Feeds with loads that their code of today has not read, and how many."""
     live: dict[str, Any] | None = None
     """What a running `mdp live` of this machine tells of itself (market_data/live.py)."""
 
@@ -109,6 +112,7 @@ def overview(settings: Settings) -> Overview:
     with lake.open_version(settings, version) as connection:
         rows = connection.execute(PER_FEED).fetchall()
         # A refusal alone makes no new version (market_data/build.py).
+        read_otherwise = bookkeeping.read_otherwise(connection)
         waiting = sum(entry.outcome == "loaded" for _, entry in bookkeeping.unseen_entries(connection, settings))
     objectives = {name: feed.row["freshness_minutes"] for name, feed in load_registry().items()}
     feeds = []
@@ -118,7 +122,7 @@ def overview(settings: Settings) -> Overview:
         feeds.append(FeedStatus(feed, loads, refused, records, quarantined, conserved, last, age, is_late))
     with lake.open_version(settings, None) as head:
         is_unfinished = publishing.last_event(head) in publishing.UNFINISHED
-    return Overview(version, feeds, waiting, is_unfinished, behind, live=alive)
+    return Overview(version, feeds, waiting, is_unfinished, behind, read_otherwise=read_otherwise, live=alive)
 
 
 def as_json(found: Overview) -> str:
@@ -177,6 +181,8 @@ def _show_feeds(found: Overview, screen: Console) -> None:
     screen.print(table)
     if found.waiting:
         screen.print(f"{found.waiting} ledger entries are not in this version yet: `mdp build` takes them in")
+    if found.read_otherwise:
+        screen.print(told_read_otherwise(found.read_otherwise), soft_wrap=True)
     if found.is_unfinished:
         screen.print("[yellow]the last run failed or is under way[/yellow]; readers have the version above")
 

@@ -7,6 +7,7 @@ published ──build──> head ──tests pass──> published
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -16,9 +17,11 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from rich.console import Console
+from worlds.code import changed_copy, other_code, use
 from worlds.warehouse import REPOSITORY, Warehouse, differences
 
-from market_data import bookkeeping, build, client, dbt_runs, lake, lock, publishing
+from market_data import bookkeeping, build, client, dbt_runs, lake, lock, publishing, status
 
 T0 = 1_709_596_800_000  # 2024-03-05 00:00:00 UTC, ms
 
@@ -126,6 +129,74 @@ def test_plain_dbt_publishes_nothing_and_mdp_publish_does(built: Warehouse) -> N
     assert trade_count(built) == count + 1
     assert build.publish(built.settings).version == outcome.version
     assert not built.build().built
+
+
+def test_each_load_stays_noted_by_the_code_that_read_it(
+    built: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever publishes it, and when: `mdp build` after plain dbt, and `mdp publish` after a refresh of something."""
+    add(built, "binance_spot_3a", [(8, "100", "1")])
+    done = dbt(built, "run")
+    assert done.returncode == 0, done.stdout[-3000:]
+    other_code(tmp_path, monkeypatch, {"models/staging/stg_binance_spot.sql": [("price <= 0", "price < 0")]})
+    ((loads,),) = built.ask("select count(*) + 1 from observability.loads where outcome = 'loaded'")
+    outcome = built.build()
+    assert (outcome.other_code, outcome.read_otherwise) == (True, (("binance_spot", loads),))
+    done = dbt(built, "seed", "--full-refresh")
+    assert done.returncode == 0, done.stdout[-3000:]
+    build.publish(built.settings)
+    assert status.overview(built.settings).read_otherwise == (("binance_spot", loads),)
+    assert "mdp reprocess --feed binance_spot" in told_by_status(built)
+
+
+def told_by_status(warehouse: Warehouse) -> str:
+    screen = Console(width=200, record=True, quiet=False, file=io.StringIO())
+    status.show(status.overview(warehouse.settings), warehouse.settings.raw, screen)
+    return screen.export_text()
+
+
+SYMBOLS_ARE_KNOWN = """
+{% test symbols_are_known(model) %}
+select * from {{ model }} where symbol = 'UNKNOWN'
+{% endtest %}
+"""
+
+
+def test_daily_tables_that_catch_up_are_tested(
+    built: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are made of loads that were published before, which other tables hold already."""
+    name = "models/research/daily/_daily.yml"
+    text = (REPOSITORY / "dbt_project" / name).read_text()
+    start = text.index("  - name: returns_1d\n")
+    model = text[start : text.index("    data_tests:\n", start)] + "    data_tests:\n"
+    use(changed_copy(tmp_path, {name: [(model, f"{model}      - symbols_are_known\n")]}), monkeypatch)
+    (tmp_path / "dbt_project" / "tests" / "generic" / "symbols_are_known.sql").write_text(SYMBOLS_ARE_KNOWN)
+    path = capture(built.root, "binance_spot_unknown", [(1, "100", "1")], symbol="UNKNOWN")
+    assert built.load(path, "binance_spot").status == "loaded"
+    build.build(built.settings, daily=False)
+    with pytest.raises(build.BuildFailedError, match="symbols_are_known"):
+        built.build()
+
+
+def test_records_of_before_keep_a_renamed_column(built: Warehouse) -> None:
+    """A lake of the time when `arrived_at` was called `source_time`."""
+    add(built, "binance_spot_5", [(9, "no number", "1")])
+    built.build()
+    both = "select {} from canonical.{} order by all"
+    before = built.ask(both.format("arrived_at", "quarantine"))
+    assert len(before) == 1
+    with lock.writers_lock(built.settings):
+        connection = lake.open_for_writing(built.settings)
+        connection.execute("alter table lake.canonical.quarantine rename column arrived_at to source_time")
+        publishing.publish_again(connection, built.settings)
+        connection.close()
+    add(built, "binance_spot_6", [(10, "no number", "1")])
+    built.build()
+    after = built.ask(both.format("arrived_at", "quarantine"))
+    assert len(after) == 2
+    assert set(before) < set(after)
+    assert built.ask(both.format("source_time", "quarantine_v1")) == after
 
 
 BUILD = "from loaders.settings import Settings; from market_data.build import build; print(build(Settings.from_env()))"

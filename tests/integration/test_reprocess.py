@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -24,6 +25,7 @@ from worlds.renames import day_files, rename_world
 from worlds.warehouse import Warehouse, differences
 
 from market_data import build, client, reprocessing
+from market_data.dbt_runs import Project
 
 pytestmark = pytest.mark.long
 
@@ -212,6 +214,34 @@ def test_killed_at_any_point_readers_see_nothing_and_the_next_build_takes_it_bac
     killed = lakes.old.run([sys.executable, "-c", KILLED, str(after)])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert client.published_version(lakes.old.settings) == version
+    assert lakes.old.build().restored
+    assert differences(before, lakes.old.tables()) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "nth"),
+    [(reprocessing, "withdraw", 1), (reprocessing, "withdraw", 2), (reprocessing, "forget", 1), (Project, "run", -1)],
+)
+def test_stopped_at_each_step_readers_see_nothing_and_the_next_build_takes_it_back(
+    lakes: Lakes, monkeypatch: pytest.MonkeyPatch, target: Any, name: str, nth: int
+) -> None:
+    """After the nth withdrawal, after what was withdrawn is forgotten, and with all tested and nothing published."""
+    before, version = lakes.old.tables(), client.published_version(lakes.old.settings)
+    step, calls = getattr(target, name), 0
+
+    def stop(*arguments: Any) -> None:
+        nonlocal calls
+        step(*arguments)
+        calls += 1
+        if calls == nth or (nth == -1 and arguments[1][0] == "test"):
+            raise StoppedError
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(target, name, stop)
+        reprocessing.reprocess(lakes.old.settings, ["massive_trades"], everything=True, slice_records=40)
+    assert client.published_version(lakes.old.settings) == version
+    with pytest.raises(build.BuildFailedError, match="takes back"):
+        build.publish(lakes.old.settings)
     assert lakes.old.build().restored
     assert differences(before, lakes.old.tables()) == []
 

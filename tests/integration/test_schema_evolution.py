@@ -17,7 +17,7 @@ from worlds.adversarial import COLUMNS, table
 from worlds.code import Edits, other_code
 from worlds.warehouse import Warehouse, differences
 
-from market_data import cli
+from market_data import cli, reprocessing
 
 EVENT = 1_709_596_800_000  # 2024-03-05 00:00:00 UTC, ms
 SECOND = 1_000
@@ -49,8 +49,13 @@ BINANCE = [
     trade(7, p="100,5"),
     trade(7, p="101"),
     trade(8, p="abc"),
+    {"e": "depthUpdate", "E": EVENT, "s": {"name": "A"}, "U": 1, "u": 2, "b": [["1", "1"]], "a": []},
 ]
-COINBASE = [ticker(1), ticker(2, best_bid_size="3", best_ask_size="4"), ticker(3, rfq=1), ticker(4, rfq=2)]
+CHANGES = {"type": "l2update", "product_id": ["A-USD"], "time": "2024-03-05T00:00:00Z", "changes": [["buy", "1", "1"]]}
+COINBASE = [ticker(1), ticker(2, best_bid_size="3", best_ask_size="4"), ticker(3, rfq=1), ticker(4, rfq=2), CHANGES]
+RENAMED = {"type": "ticker_change", "date": "2020-01-01", "ticker_change": {"ticker": "A"}}
+EVENTS = {"results": {"name": "A", "composite_figi": {"id": "B"}, "cik": "1", "events": [RENAMED]}}
+MAPPING = [{"data": [{"figi": {"id": "B"}, "ticker": "A", "exchCode": "US"}]}]
 
 
 def capture(directory: Path, name: str, messages: list[dict[str, object]], *, is_wrapped: bool) -> Path:
@@ -70,15 +75,27 @@ def drifted(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     row |= {"participant_timestamp": f"{EVENT + 57_600 * SECOND}000000", "sequence_number": "1", "tape": "1"}
     wider = root / "massive_trades_2024-03-05.csv"
     wider.write_bytes(table([[*row, "dark_pool"], [*row.values(), "true"]]))
+    stream = capture(root, "binance_spot_a", BINANCE, is_wrapped=True)
+    stream.write_text(stream.read_text().replace('"isRetail": true', '"isRetail": true, "isRetail": true'))
+    events, mapping = root / "massive_ticker_events_A.json", root / "openfigi_mapping_A.json"
+    events.write_text(json.dumps(EVENTS))
+    mapping.write_text(json.dumps(MAPPING))
     for path, feed, delivered_at in (
-        (capture(root, "binance_spot_a", BINANCE, is_wrapped=True), "binance_spot", None),
+        (stream, "binance_spot", None),
         (capture(root, "coinbase_exchange_ws_a.txt", COINBASE, is_wrapped=False), "coinbase_exchange", None),
         (wider, "massive_trades", "2024-03-06T16:00:00Z"),
+        (events, "massive_ticker_events", "2024-03-06T16:00:00Z"),
+        (mapping, "openfigi_mapping", "2024-03-06T16:00:00Z"),
     ):
-        outcome = warehouse.load(path, feed, delivered_at)
+        attributes = {"ticker": "A"} if feed == "openfigi_mapping" else None
+        outcome = warehouse.load(path, feed, delivered_at, attributes)
         assert outcome.status == "loaded", outcome.message
     warehouse.build()
     return warehouse
+
+
+class StoppedError(Exception):
+    """Something that nobody expects."""
 
 
 def mdp(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
@@ -122,14 +139,18 @@ def test_unknown_fields_are_listed_with_their_first_sight_and_counts(drifted: Wa
 
 
 def test_missing_and_retyped_fields_set_just_those_records_aside(drifted: Warehouse) -> None:
-    assert drifted.ask("select source_position, reason, detail from canonical.quarantine order by source_position") == [
-        (3, "invalid_value", 'symbol is {"name":"AUSDT"}'),
-        (4, "invalid_value", 'price is {"amount":"100.5"}'),
-        (5, "missing_field", "size"),
-        (7, "invalid_value", "price is 100,5"),
-        (9, "invalid_value", "price is abc"),
+    assert drifted.ask("select feed, source_position, reason, detail from canonical.quarantine order by all") == [
+        ("binance_spot", 3, "invalid_value", 'symbol is {"name":"AUSDT"}'),
+        ("binance_spot", 4, "invalid_value", 'price is {"amount":"100.5"}'),
+        ("binance_spot", 5, "missing_field", "size"),
+        ("binance_spot", 7, "invalid_value", "price is 100,5"),
+        ("binance_spot", 9, "invalid_value", "price is abc"),
+        ("binance_spot", 10, "invalid_value", 'symbol is {"name":"A"}'),
+        ("coinbase_exchange", 5, "invalid_value", 'symbol is ["A-USD"]'),
+        ("massive_ticker_events", 1, "invalid_value", 'composite_figi is {"id":"B"}'),
+        ("openfigi_mapping", 1, "invalid_value", 'figi is {"id":"B"}'),
     ]
-    assert drifted.ask("select bool_and(is_conserved), sum(quarantined) from observability.conservation") == [(True, 5)]
+    assert drifted.ask("select bool_and(is_conserved), sum(quarantined) from observability.conservation") == [(True, 9)]
 
 
 def test_who_reads_the_earlier_version_of_a_table_still_can(drifted: Warehouse) -> None:
@@ -143,11 +164,12 @@ def test_who_reads_the_earlier_version_of_a_table_still_can(drifted: Warehouse) 
 
 
 def test_quarantine_is_listed_and_shown(drifted: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = mdp(drifted, monkeypatch, "quarantine", "list", "--json")
+    listed = mdp(drifted, monkeypatch, "quarantine", "list", "--feed", "binance_spot", "--json")
     groups: list[dict[str, Any]] = [json.loads(line) for line in listed.stdout.splitlines()]
-    assert [(one["reason"], one["records"], one["may_be_read"]) for one in groups] == [
-        ("invalid_value", 4, False),
-        ("missing_field", 1, False),
+    assert [(one["reason"], one["kind"], one["records"], one["may_be_read"]) for one in groups] == [
+        ("invalid_value", "trade", 4, False),
+        ("invalid_value", "depthUpdate", 1, False),
+        ("missing_field", "trade", 1, False),
     ]
     shown = mdp(drifted, monkeypatch, "quarantine", "show", "--feed", "binance_spot", "--reason", "missing_field")
     assert "binance_spot_a:5" in shown.output
@@ -164,10 +186,20 @@ def test_after_a_fix_retry_makes_them_canonical_as_known_from_the_beginning(
     drifted: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other_code(tmp_path, monkeypatch, FIX)
+    before, forget = drifted.tables(), reprocessing.forget
+
+    def forget_and_stop(*arguments: Any) -> None:
+        forget(*arguments)
+        raise StoppedError
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(reprocessing, "forget", forget_and_stop)
+        reprocessing.reprocess(drifted.settings, ["binance_spot"])
+    assert differences(before, drifted.tables()) == []  # and what it left is taken back now
     done = mdp(drifted, monkeypatch, "quarantine", "retry", "--feed", "binance_spot", "--json")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout.splitlines()[-1])
-    assert (told["loads"], told["quarantined_before"], told["quarantined"]) == (1, 5, 4)
+    assert (told["loads"], told["quarantined_before"], told["quarantined"]) == (1, 6, 5)
     # Known from its receipt, and closed by the trade's next version, which had been its first.
     assert drifted.ask(
         "select price, epoch_ms(known_from), epoch_ms(known_to), revision from canonical.trades"
@@ -176,11 +208,17 @@ def test_after_a_fix_retry_makes_them_canonical_as_known_from_the_beginning(
         (100.5, EVENT + 7 * SECOND, EVENT + 8 * SECOND, 0),
         (101.0, EVENT + 8 * SECOND, None, 1),
     ]
-    assert drifted.ask("select source_position from canonical.quarantine order by all") == [(3,), (4,), (5,), (9,)]
+    assert drifted.ask("select source_position from canonical.quarantine where feed = 'binance_spot' order by all") == [
+        (3,),
+        (4,),
+        (5,),
+        (9,),
+        (10,),
+    ]
     assert drifted.ask(
         "select raw_records, canonical_records, quarantined, is_conserved from observability.conservation"
         " where feed = 'binance_spot'"
-    ) == [(9, 5, 4, True)]
+    ) == [(10, 5, 5, True)]
     assert drifted.ask(
         "select count(distinct fingerprint), count(*) from observability.readings where feed = 'binance_spot'"
     ) == [(2, 2)]

@@ -14,6 +14,14 @@ ALL = set(load_registry())
 STREAMS = {"binance_spot", "coinbase_exchange"}
 
 
+def test_where_the_checkout_lies_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for place in ("checkout", "target/building"):
+        monkeypatch.setattr(fingerprints, "PROJECT", changed_copy(tmp_path / place, {}))
+        found.append((fingerprints.code_fingerprint(), fingerprints.by_feed()))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("edits", "changed"),
     [

@@ -102,9 +102,9 @@
 
 {#- After which load a staging model must read: the least mark of the incremental models that read it. A model that starts
     from nothing, or whose table is not there, needs them all. -#}
-{% macro least_mark_downstream() -%}
+{% macro least_mark_downstream(come=none) -%}
     {%- set marks = [window_end()] -%}
-    {%- set come = progress(at_start=true) -%}
+    {%- set come = progress(at_start=true) if come is none else come -%}
     {%- for node in graph.nodes.values()
         if model.unique_id in node.depends_on.nodes and node.config.materialized == 'incremental' -%}
         {%- set starts_anew = flags.FULL_REFRESH or not adapter.get_relation(node.database, node.schema, node.alias) -%}
@@ -200,19 +200,20 @@
     insert or replace into scratch.staging.staged values ('{{ this.identifier }}', {{ after }}, {{ window_end() }})
 {%- endmacro %}
 
-{#- A staging model's records that this model has not processed yet; with `raw`, as they stand in the raw zone. One that is not built because there are none for it
-    may hold what another build left. -#}
+{#- A staging model's records that this model has not processed yet; with `raw`, as they stand in the raw zone, which only the
+    invocation that builds the staging model has open. One that is not built because there are none for it may hold what
+    another build left. -#}
 {% macro unseen(staging_model, raw=false) -%}
     {%- set staged = ref(staging_model) -%}
     {%- set relation = source('raw', staging_model.removeprefix('stg_')) if raw else staged -%}
     {%- if execute and flags.WHICH in ('run', 'build') and staging_model not in selected_models() -%}
-        {%- if adapter.get_relation('scratch', 'staging', staging_model) and not has_news(staging_model) -%}
+        {%- if (raw or adapter.get_relation('scratch', 'staging', staging_model)) and not has_news(staging_model) -%}
             {{- return("(select * from " ~ relation ~ " where false)") -}}
         {%- endif -%}
         {%- set holds = ask_value(
             "select count(*) from scratch.staging.staged where model = '" ~ staging_model ~ "' and after_seq <= " ~ mark()
             ~ " and to_seq >= " ~ window_end(), 0
-        ) if adapter.get_relation('scratch', 'staging', 'staged') else 0 -%}
+        ) if not raw and adapter.get_relation('scratch', 'staging', 'staged') else 0 -%}
         {%- if not holds and mark() < window_end() -%}
             {%- do exceptions.raise_compiler_error(
                 model.name ~ " needs loads that " ~ staging_model ~ " does not hold; select its parents too: dbt build --select +"

@@ -2,6 +2,7 @@
     materialized='incremental',
     incremental_strategy='append',
     on_schema_change='append_new_columns',
+    pre_hook="{{ rename_column('source_time', 'arrived_at') }}",
     post_hook="{{ note_progress() }}"
 ) }}
 

@@ -3,7 +3,7 @@ with quarantined as (
 ),
 
 renamed as (
-    select *, arrived_at as source_time from quarantined
+    select arrived_at as source_time, * from quarantined
 )
 
 select

@@ -178,6 +178,7 @@ levelled as (
             refuse_missing(['event_time_text', 'source_time']),
             refuse_impossible_time('source_time'),
             refuse_missing(['symbol', 'update_id_text', 'bids_text', 'asks_text', 'event_time', 'first_update_id_text']),
+            refuse_retyped(['symbol']),
             refuse_unreadable(['update_id', 'first_update_id']),
             refuse_unusable_levels(),
             refuse_impossible_values('update_id not between 0 and 1000000000000000000', 'update_id'),
@@ -185,6 +186,7 @@ levelled as (
         ],
         'depthSnapshot partialDepth': [
             refuse_missing(['symbol', 'update_id_text', 'bids_text', 'asks_text', 'event_time']),
+            refuse_retyped(['symbol']),
             refuse_unreadable(['update_id']),
             refuse_unusable_levels(),
             refuse_impossible_values('update_id not between 0 and 1000000000000000000', 'update_id')

@@ -97,9 +97,14 @@ levelled as (
             refuse_unreadable(['sequence', 'bid_price', 'bid_size', 'ask_price', 'ask_size']),
             refuse_impossible_time('source_time')
         ],
-        'snapshot': [refuse_missing(['symbol', 'source_time', 'bids_text', 'asks_text']), refuse_unusable_levels()],
+        'snapshot': [
+            refuse_missing(['symbol', 'source_time', 'bids_text', 'asks_text']),
+            refuse_retyped(['symbol']),
+            refuse_unusable_levels()
+        ],
         'l2update': [
             refuse_missing(['symbol', 'source_time', 'changes_text', 'event_time_text']),
+            refuse_retyped(['symbol']),
             refuse_impossible_time('source_time'),
             refuse_unusable_levels()
         ]

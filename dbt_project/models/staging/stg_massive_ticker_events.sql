@@ -17,6 +17,7 @@ typed as (
 {{ judged(
     'typed', 'massive_ticker_events', {'ticker_change': [
         refuse_missing(['composite_figi', 'symbol', 'event_date_text']),
+        refuse_retyped(['composite_figi', 'symbol']),
         refuse_unreadable(['event_date']),
         refuse_impossible_dates(['event_date'])
     ]}

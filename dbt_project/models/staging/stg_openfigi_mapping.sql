@@ -20,7 +20,8 @@ typed as (
 
 {{ judged(
     'typed', 'openfigi_mapping', {'listing': [
-        refuse_missing(['figi'])
+        refuse_missing(['figi']),
+        refuse_retyped(['figi', 'composite_figi', 'symbol'])
     ]}
 ) }}
 
