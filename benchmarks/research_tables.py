@@ -4,7 +4,7 @@
         dbt compile --full-refresh ── the models' own SQL ──▶ tables ──┐
         the lake's Parquet files ── Polars, lazy and streaming ────────┴─ seconds; every row compared to 1e-9
 
-    .venv/bin/python benchmarks/research_tables.py                                     5,000 instruments, 10 million trades
+    .venv/bin/python benchmarks/research_tables.py                                     10 million trades
     .venv/bin/python benchmarks/research_tables.py --instruments 200 --trades 500000   for a look
     .venv/bin/python benchmarks/research_tables.py --trades 0                          only the daily tables
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -132,8 +133,8 @@ with numbered as (
         n - case when is_duplicate then 1000 else 0 end as k,
         n % 50 as instrument,
         make_timestamp_ns({start} + n * {step} + 40000000) as received_time,
-        {start} + k * {step}
-        - case when hash(k, 'late') % 1000 < 5 then (1 + (hash(k, 'by') % 3600)::bigint) * 1000000000 else 0 end as event_ns
+        (1 + hash(k, 'by') % 3600)::bigint * 1000000000 as lateness,
+        {start} + k * {step} - case when hash(k, 'late') % 1000 < 5 then lateness else 0 end as event_ns
     from range({trades}) as numbers (n)
 )
 
@@ -204,21 +205,24 @@ class Lake:
         connection.execute("set preserve_insertion_order = true")
         started = time.perf_counter()
         for model, query in sql.items():
-            for other in sql:
-                query = query.replace(f'"lake"."versioned"."{other}"', f"temp.main.{other}")
-            connection.execute(f"create temp table {model} as {query}")
+            here = re.sub(rf'"lake"\."versioned"\."({"|".join(sql)})"', r"temp.main.\1", query)
+            connection.execute(f"create temp table {model} as {here}")
         return time.perf_counter() - started, connection
 
 
 # The same with Polars.
 
 
-def over_days(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """Days on a grid of all sessions, so that windows of rows are windows of sessions; null where there is no bar."""
-    seqs = frame.select(pl.col("session_seq").unique().sort())
-    ids = frame.select(pl.col("instrument_id").unique().sort())
-    grid = ids.join(seqs, how="cross")
-    return grid.join(frame, on=["instrument_id", "session_seq"], how="left", maintain_order="left")
+def sorted_days(files: list[str], *columns: str) -> pl.LazyFrame:
+    """Days of the daily tables' input, in the order of their windows."""
+    names = ("instrument_id", "session_seq", "session_date", "previous_close", "gap_sessions", "split_ratio")
+    return pl.scan_parquet(files).select(*names, "cash_dividend", *columns).sort("instrument_id", "session_seq")
+
+
+def rolled(kind: str, name: str, sessions: int) -> pl.Expr:
+    """A rolling mean or variance over the last sessions of the calendar; null below four fifths of them."""
+    roll = getattr(pl.col(name), f"rolling_{kind}_by")
+    return roll("session_seq", f"{sessions}i", min_samples=-(-4 * sessions // 5)).over("instrument_id")
 
 
 def observed() -> dict[str, pl.Expr]:
@@ -236,28 +240,23 @@ def observed() -> dict[str, pl.Expr]:
 
 def polars_volatility(files: list[str]) -> pl.DataFrame:
     o, h, low, c = (pl.col(name) for name in "ohlc")
-    terms = over_days(
-        pl.scan_parquet(files).select(
-            "instrument_id", "session_seq", "session_date", "open", "high", "low", "close",
-            "previous_close", "gap_sessions", "split_ratio", "cash_dividend",
+    terms = (
+        sorted_days(files, "open", "high", "low", "close")
+        .select("instrument_id", "session_seq", "session_date", **observed())
+        .with_columns(
+            r=o + c,
+            range=(h - low) ** 2,
+            klass=0.5 * (h - low) ** 2 - (2 * pl.lit(2.0).log() - 1) * c**2,
+            rogers=h * (h - c) + low * (low - c),
+            seen=o.is_not_null().cast(pl.Int64),
         )
-    ).select("instrument_id", "session_date", **observed()).with_columns(
-        r=o + c,
-        range=(h - low) ** 2,
-        klass=0.5 * (h - low) ** 2 - (2 * pl.lit(2.0).log() - 1) * c**2,
-        rogers=h * (h - c) + low * (low - c),
-        seen=o.is_not_null().cast(pl.Int64),
-    )  # fmt: skip
-    rolled: list[pl.Expr] = []
-    for n in WINDOWS:
-        least = -(-4 * n // 5)
-        sized = {"window_size": n, "min_samples": least}
-        rolled.append(pl.col("seen").rolling_sum(n, min_samples=1).over("instrument_id").alias(f"observations_{n}"))
-        rolled += [pl.col(name).rolling_var(**sized).over("instrument_id").alias(f"{name}_{n}") for name in "roc"]
-        rolled += [
-            pl.col(name).rolling_mean(**sized).over("instrument_id").alias(f"{name}_{n}")
-            for name in ("range", "klass", "rogers")
-        ]
+    )
+    sums = [
+        pl.col("seen").rolling_sum_by("session_seq", f"{n}i").over("instrument_id").alias(f"observations_{n}")
+        for n in WINDOWS
+    ]
+    kinds = {"r": "var", "o": "var", "c": "var", "range": "mean", "klass": "mean", "rogers": "mean"}
+    sums += [rolled(kind, name, n).alias(f"{name}_{n}") for n in WINDOWS for name, kind in kinds.items()]
     estimates: list[pl.Expr] = []
     for n in WINDOWS:
         m = pl.col(f"observations_{n}")
@@ -273,43 +272,39 @@ def polars_volatility(files: list[str]) -> pl.DataFrame:
         estimates += [
             pl.when(value >= 0).then((YEAR * value).sqrt()).alias(f"{name}_{n}") for name, value in squared.items()
         ]
-    return (
-        terms.with_columns(rolled)
-        .filter(pl.col("session_date").is_not_null())
-        .select("instrument_id", "session_date", *estimates)
-        .collect(engine="streaming")
-    )
+    return terms.with_columns(sums).select("instrument_id", "session_date", *estimates).collect(engine="streaming")
 
 
 def polars_momentum(files: list[str], member_files: list[str]) -> pl.DataFrame:
-    growth = (pl.col("split_ratio") * pl.col("close") + pl.col("cash_dividend")) / pl.col("previous_close")
+    gross = (pl.col("split_ratio") * pl.col("close") + pl.col("cash_dividend")) / pl.col("previous_close")
     has_return = pl.col("gap_sessions") <= LONGEST_GAP
-    days = over_days(
-        pl.scan_parquet(files).select(
-            "instrument_id", "session_seq", "session_date", "open", "close", "previous_close", "gap_sessions",
-            "split_ratio", "cash_dividend",
+    growth = pl.when(has_return).then(gross.log())
+    log = pl.col("split_ratio") * pl.col("close") / (pl.col("previous_close") - pl.col("cash_dividend"))
+    indices = (
+        sorted_days(files, "close")
+        .with_columns(growth=growth, r=pl.when(has_return).then(log.log()))
+        .select(
+            "instrument_id",
+            "session_seq",
+            "session_date",
+            index_0=pl.col("growth").fill_null(0.0).cum_sum().over("instrument_id"),
+            breaks_0=pl.col("growth").is_null().cum_sum().over("instrument_id"),
+            volatility=(YEAR * rolled("var", "r", YEAR)).sqrt(),
         )
-    ).with_columns(
-        log=pl.when(has_return).then(growth.log()),
-        r=pl.when(has_return).then(
-            (pl.col("split_ratio") * pl.col("close") / (pl.col("previous_close") - pl.col("cash_dividend"))).log()
-        ),
-        is_bar=pl.col("session_date").is_not_null(),
-    )  # fmt: skip
-    # Of a session without a bar the index is the last one, for ten sessions.
-    index = pl.when("is_bar").then(pl.col("log").fill_null(0.0).cum_sum().over("instrument_id"))
-    breaks = pl.when("is_bar").then((pl.col("is_bar") & pl.col("log").is_null()).cum_sum().over("instrument_id"))
-    indices = days.with_columns(
-        index=index.forward_fill(LONGEST_GAP).over("instrument_id"),
-        breaks=breaks.forward_fill(LONGEST_GAP).over("instrument_id"),
-        volatility=(YEAR * pl.col("r").rolling_var(YEAR, min_samples=-(-4 * YEAR // 5)).over("instrument_id")).sqrt(),
     )
-    months = sorted({month for span in MOMENTUM.values() for month in span if month})
-    indices = indices.with_columns(
-        pl.col(name).shift(MONTH * month).over("instrument_id").alias(f"{name}_{month}")
-        for month in months
-        for name in ("index", "breaks")
-    ).rename({"index": "index_0", "breaks": "breaks_0"})
+    looked_back = indices
+    for months in sorted({month for span in MOMENTUM.values() for month in span if month}):
+        names = {"index_0": f"index_{months}", "breaks_0": f"breaks_{months}"}
+        looked_back = looked_back.with_columns(asked=pl.col("session_seq") - MONTH * months).join_asof(
+            looked_back.select("instrument_id", "session_seq", *names).rename(
+                {**names, "session_seq": f"seq_{months}"}
+            ),
+            left_on="asked",
+            right_on=f"seq_{months}",
+            by="instrument_id",
+            tolerance=LONGEST_GAP,
+            check_sortedness=False,
+        )
 
     def grown(to: int, since: int) -> pl.Expr:
         change = (pl.col(f"index_{to}") - pl.col(f"index_{since}")).exp() - 1
@@ -317,8 +312,7 @@ def polars_momentum(files: list[str], member_files: list[str]) -> pl.DataFrame:
 
     measures = {name: grown(*span) * (-1 if name == "reversal_1m" else 1) for name, span in MOMENTUM.items()}
     values = (
-        indices.filter("is_bar")
-        .select("instrument_id", "session_date", "volatility", **measures)
+        looked_back.select("instrument_id", "session_date", "volatility", **measures)
         .with_columns((pl.col(name) / pl.col("volatility")).alias(f"{name}_scaled") for name in MOMENTUM)
         .drop("volatility")
         .collect(engine="streaming")
@@ -341,9 +335,7 @@ def polars_momentum(files: list[str], member_files: list[str]) -> pl.DataFrame:
             *(part for name in MOMENTUM for part in _compared(name)),
         )
     )
-    return (
-        values.lazy().join(compared, on=["instrument_id", "session_date"], how="left").collect(engine="streaming")
-    )
+    return values.lazy().join(compared, on=["instrument_id", "session_date"], how="left").collect(engine="streaming")
 
 
 def _compared(name: str) -> list[pl.Expr]:
@@ -471,9 +463,7 @@ def benchmark(root: Path, options: argparse.Namespace) -> dict[str, dict[str, An
         )
         days, members = made.files("int_bars_1d__chained"), made.files("int_universe_top")
         day = ["instrument_id", "session_date"]
-        found["volatility_1d"] = measured(
-            made, ["volatility_1d"], lambda: polars_volatility(days), day, options.repeat
-        )
+        found["volatility_1d"] = measured(made, ["volatility_1d"], lambda: polars_volatility(days), day, options.repeat)
         found["momentum_1d"] = measured(
             made, ["int_momentum_1d", "momentum_1d"], lambda: polars_momentum(days, members), day, options.repeat
         )
