@@ -18,6 +18,7 @@ sums as (
         session_date,
         session_close,
         asked_from,
+        seen_at,
         a,
         {{ volatility_sums(windows) }}
     from observations
@@ -28,6 +29,7 @@ measured as (
     select
         {{ day_columns() }},
         asked_from,
+        seen_at,
         {{ volatility_estimates(windows) }}
     from sums
 ),
@@ -38,7 +40,8 @@ measured as (
     'states',
     key=['instrument_id', 'session_date'],
     numbers=volatility_names(windows),
-    others=['symbol', 'observations_5', 'observations_20', 'observations_60', 'observations_252']
+    others=['symbol', 'observations_5', 'observations_20', 'observations_60', 'observations_252'],
+    settled='settled'
 ) }}
 
 select
