@@ -48,7 +48,7 @@ def _anchors(page: Path) -> set[str]:
 
 @cache
 def _models() -> dict[str, dict[str, Any]]:
-    """Each dbt model that YAML describes and that is not the project's own (int_), by the name people use: schema.table."""
+    """Each dbt model that YAML describes and that is not the project's own (int_), by schema.table."""
     found = {}
     for file in sorted(MODELS.rglob("_*.yml")):
         for model in yaml.safe_load(_text(file)).get("models", []):
