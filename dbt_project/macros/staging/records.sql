@@ -111,6 +111,11 @@ judged as (
 )
 {%- endmacro %}
 
+{#- Whether a record is of one of the kinds. -#}
+{% macro is_of_kind(kinds) -%}
+    kind in ({{ quoted_list(kinds) }})
+{%- endmacro %}
+
 {% macro quoted_list(values) -%}
     {% for value in values %}'{{ value }}'{{ ", " if not loop.last }}{% endfor %}
 {%- endmacro %}

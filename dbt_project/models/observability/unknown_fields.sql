@@ -33,7 +33,8 @@ shapes as (
 ),
 
 named as (
-    select load_seq, load_id, feed, prefix || unnest(list_distinct(names)) as field, records, first_seen_at, last_seen_at from shapes
+    select load_seq, load_id, feed, prefix || unnest(list_distinct(names)) as field, records, first_seen_at, last_seen_at
+    from shapes
     union all
     -- Of a CSV file the header says it for all rows.
     select

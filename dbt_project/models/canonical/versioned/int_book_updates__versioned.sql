@@ -19,7 +19,7 @@ with binance_messages as (
         event_time::date as book_date,
         2 * update_id + is_snapshot::bigint as book_order
     from {{ unseen('stg_binance_spot') }}
-    where {{ in_values('kind', kinds.stg_binance_spot) }} and disposition = 'modelled'
+    where {{ is_of_kind(kinds.stg_binance_spot) }} and disposition = 'modelled'
 ),
 
 coinbase_messages as (
@@ -33,7 +33,7 @@ coinbase_messages as (
         received_time::date as book_date,
         epoch_ns(received_time) as book_order
     from {{ unseen('stg_coinbase_exchange') }}
-    where {{ in_values('kind', kinds.stg_coinbase_exchange) }} and disposition = 'modelled'
+    where {{ is_of_kind(kinds.stg_coinbase_exchange) }} and disposition = 'modelled'
 ),
 
 messages as (

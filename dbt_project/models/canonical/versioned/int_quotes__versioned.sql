@@ -12,11 +12,11 @@
 ) }}
 
 with binance_quotes as (
-    select * from {{ unseen('stg_binance_spot') }} where {{ in_values('kind', kinds.stg_binance_spot) }} and disposition = 'modelled'
+    select * from {{ unseen('stg_binance_spot') }} where {{ is_of_kind(kinds.stg_binance_spot) }} and disposition = 'modelled'
 ),
 
 coinbase_quotes as (
-    select * from {{ unseen('stg_coinbase_exchange') }} where {{ in_values('kind', kinds.stg_coinbase_exchange) }} and disposition = 'modelled'
+    select * from {{ unseen('stg_coinbase_exchange') }} where {{ is_of_kind(kinds.stg_coinbase_exchange) }} and disposition = 'modelled'
 ),
 
 massive_quotes as (
@@ -110,8 +110,8 @@ new_records as (
     named_scopes={'massive_quotes': named_session()},
     extents=extents(
         streams={
-            'stg_binance_spot': ['update_id', in_values('kind', kinds.stg_binance_spot)],
-            'stg_coinbase_exchange': ['sequence', in_values('kind', kinds.stg_coinbase_exchange)]
+            'stg_binance_spot': ['update_id', is_of_kind(kinds.stg_binance_spot)],
+            'stg_coinbase_exchange': ['sequence', is_of_kind(kinds.stg_coinbase_exchange)]
         },
         deliveries={'stg_massive_quotes': ['session_date', 'load_session']}
     )

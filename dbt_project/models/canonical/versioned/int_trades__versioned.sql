@@ -12,11 +12,11 @@
 ) }}
 
 with binance_trades as (
-    select * from {{ unseen('stg_binance_spot') }} where {{ in_values('kind', kinds.stg_binance_spot) }} and disposition = 'modelled'
+    select * from {{ unseen('stg_binance_spot') }} where {{ is_of_kind(kinds.stg_binance_spot) }} and disposition = 'modelled'
 ),
 
 coinbase_trades as (
-    select * from {{ unseen('stg_coinbase_exchange') }} where {{ in_values('kind', kinds.stg_coinbase_exchange) }} and disposition = 'modelled'
+    select * from {{ unseen('stg_coinbase_exchange') }} where {{ is_of_kind(kinds.stg_coinbase_exchange) }} and disposition = 'modelled'
 ),
 
 massive_trades as (
@@ -125,8 +125,8 @@ new_records as (
     named_scopes={'massive_trades': named_session()},
     extents=extents(
         streams={
-            'stg_binance_spot': ['trade_id', in_values('kind', kinds.stg_binance_spot)],
-            'stg_coinbase_exchange': ['trade_id', in_values('kind', kinds.stg_coinbase_exchange)]
+            'stg_binance_spot': ['trade_id', is_of_kind(kinds.stg_binance_spot)],
+            'stg_coinbase_exchange': ['trade_id', is_of_kind(kinds.stg_coinbase_exchange)]
         },
         deliveries={'stg_massive_trades': ['session_date', 'load_session']}
     )

@@ -136,7 +136,9 @@ states as (
         and coalesce(ranks.next_moment, {{ the_present() }}) > moments.known_from
 ),
 
-{{ on_grid('states', key=['instrument_id', 'session_date'], numbers=measures_and_ranks(measures), others=['symbol'], settled='settled') }}
+{{ on_grid(
+    'states', key=['instrument_id', 'session_date'], numbers=measures_and_ranks(measures), others=['symbol'], settled='settled'
+) }}
 
 select
     {{ column_list() }}
