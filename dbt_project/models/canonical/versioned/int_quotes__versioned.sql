@@ -12,11 +12,13 @@
 ) }}
 
 with binance_quotes as (
-    select * from {{ unseen('stg_binance_spot') }} where {{ is_of_kind(kinds.stg_binance_spot) }} and disposition = 'modelled'
+    select * from {{ unseen('stg_binance_spot') }}
+    where {{ is_of_kind(kinds.stg_binance_spot) }} and disposition = 'modelled'
 ),
 
 coinbase_quotes as (
-    select * from {{ unseen('stg_coinbase_exchange') }} where {{ is_of_kind(kinds.stg_coinbase_exchange) }} and disposition = 'modelled'
+    select * from {{ unseen('stg_coinbase_exchange') }}
+    where {{ is_of_kind(kinds.stg_coinbase_exchange) }} and disposition = 'modelled'
 ),
 
 massive_quotes as (
