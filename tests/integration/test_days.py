@@ -39,11 +39,11 @@ class Days:
     world: World
     warehouse: Warehouse
     counts: list[tuple[int, int]] = field(default_factory=list)
-    """Rows of bars_1d and returns_1d after the first build, after one without daily tables, and after the last."""
+    """Rows of canonical.bars and returns_1d after the first build, after one without daily tables, and after the last."""
 
     def count(self) -> None:
         ((bars, returns),) = self.ask(
-            "select (select count(*) from research.bars_1d), (select count(*) from research.returns_1d)"
+            "select (select count(*) from canonical.bars), (select count(*) from research.returns_1d)"
         )
         self.counts.append((bars, returns))
 
