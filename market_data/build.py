@@ -111,7 +111,10 @@ def _build_slice(
             feeds = publishing.feeds_since(connection, since)
     with lake_plugin.reading_up_to(end):
         if release and feeds:
-            _run_affected(settings, project, feeds, (release.last_load_seq, end), progress, daily=daily)
+            window = (release.last_load_seq, end)
+            # What daily tables have missed is not in the staging tables any more: there kinds tell nothing.
+            by_kind = since == release.last_load_seq
+            _run_affected(settings, project, feeds, window, progress, daily=daily, by_kind=by_kind)
         else:
             other = ["--exclude-resource-type", "seed"] if release and same_code else []
             arguments = ["build", *NO_UNIT_TESTS, *(["--full-refresh"] if full_refresh else other)]
@@ -145,14 +148,15 @@ def _run_affected(
     progress: Progress | None,
     *,
     daily: bool,
+    by_kind: bool,
 ) -> None:
     """Run what new records of these feeds reach. Records that go by kind are staged first, to see where they go."""
     select = ["build", "--indirect-selection", "empty", "--select"]
-    sorting = project.sorting(feeds)
+    sorting = project.sorting(feeds) if by_kind else None
     if sorting:
-        project.run([*select, *sorting], progress)
+        project.run([*select, *sorting.staging, *sorting.beside], progress)
     with project.connection() as connection:
-        staged = publishing.staged_kinds(connection, settings, sorting)
+        staged = publishing.staged_kinds(connection, settings, sorting.staging) if sorting else None
         affected = project.affected_by(feeds, daily=daily, staged=staged)
         publishing.pass_over(connection, affected.passed_over, *window)
     project.run([*select, *affected.nodes], progress)

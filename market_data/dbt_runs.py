@@ -13,7 +13,7 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -51,6 +51,15 @@ class Affected:
     """Tables of this code that keep a mark, by name, none of whose feeds has anything new."""
 
 
+@dataclass(frozen=True)
+class Sorting:
+    """What sorts the records of some feeds by kind: their staging models, and what reads the raw zone beside them
+    (meta.reads_raw), by name."""
+
+    staging: tuple[str, ...]
+    beside: tuple[str, ...]
+
+
 class Project:
     """The dbt project for one lake. What dbt knows of it is kept, so that a second run starts at once.
 
@@ -83,21 +92,29 @@ class Project:
             failures.append(str(result.exception))
         raise BuildFailedError(failures)
 
-    def sorting(self, feeds: Collection[str]) -> tuple[str, ...]:
-        """The staging models of these feeds whose records go to one table or another, by their kind (meta.kinds)."""
-        read = {name for node in self.manifest.nodes.values() for name in node.config.meta.get("kinds", {})}
-        staging = (node for node in self.manifest.nodes.values() if node.config.meta.get("feed") in feeds)
-        return tuple(sorted(node.name for node in staging if node.name in read))
+    def sorting(self, feeds: Collection[str]) -> Sorting | None:
+        """What is to run first where records of these feeds go to one table or another by their kind (meta.kinds)."""
+        nodes = self.manifest.nodes
+        sorted_by_kind = {name for node in nodes.values() for name in node.config.meta.get("kinds", {})}
+        staging = {key: node.name for key, node in nodes.items() if node.config.meta.get("feed") in feeds}
+        if sorted_by_kind.isdisjoint(staging.values()):
+            return None
+        beside = (
+            node.name
+            for node in nodes.values()
+            if node.config.meta.get("reads_raw") and not staging.keys().isdisjoint(node.depends_on_nodes)
+        )
+        return Sorting(tuple(sorted(staging.values())), tuple(sorted(beside)))
 
     def affected_by(
-        self, feeds: Collection[str], *, daily: bool = True, staged: Mapping[str, Collection[str]] | None = None
+        self, feeds: Collection[str], *, daily: bool = True, staged: Mapping[str, Set[str]] | None = None
     ) -> Affected:
         """What new records of these feeds change: their staging models, all tables downstream, and the tests of those.
 
         Views and functions are left out, and their tests are not. Without `daily`, so is what a model with meta.daily
-        feeds: it is not passed over, but stays behind. `staged`: the kinds of usable records that staging models,
-        which have run, were found to hold; they are left out as well, and models that read none of these kinds from
-        them are not reached by them.
+        feeds: it is not passed over, but stays behind. `staged`: the kinds of usable records that staging models
+        were found to hold; these have run (`sorting`) and are left out, and a model that reads none of these kinds from
+        them is not reached by them.
         """
         nodes = self.manifest.nodes
         children: dict[str, list[str]] = {}
@@ -107,27 +124,29 @@ class Project:
 
         def reads(child: str, parent: str) -> bool:
             kinds, name = nodes[child].config.meta.get("kinds", {}), nodes[parent].name
-            return name not in kinds or not set(kinds[name]).isdisjoint((staged or {})[name])
+            return not staged or name not in kinds or not staged[name].isdisjoint(kinds[name])
 
         def downstream(key: str, values: Collection[Any]) -> set[str]:
             found: set[str] = set()
             todo = [name for name, node in nodes.items() if node.config.meta.get(key) in values]
-            for name in [name for name in todo if nodes[name].name in (staged or {})]:
-                todo.remove(name)
-                todo += [child for child in children.get(name, []) if reads(child, name)]
             while todo:
                 name = todo.pop()
                 if name not in found:
                     found.add(name)
-                    todo += children.get(name, [])
+                    todo += [child for child in children.get(name, []) if reads(child, name)]
             return found
+
+        def has_run(node: Any) -> bool:
+            return bool(staged) and ("feed" in node.config.meta or "reads_raw" in node.config.meta)
 
         reached = downstream("feed", feeds)
         waiting = set() if daily else downstream("daily", (True,))
         run = [
             nodes[name]
             for name in sorted(reached - waiting)
-            if nodes[name].resource_type != "unit_test" and nodes[name].config.materialized not in DEFINITIONS
+            if nodes[name].resource_type != "unit_test"
+            and nodes[name].config.materialized not in DEFINITIONS
+            and not has_run(nodes[name])
         ]
         passed_over = (
             node.alias

@@ -57,16 +57,12 @@ touched as (
 ),
 
 history as (
-    {% if not is_incremental() -%}
-    select *, true as is_touched from {{ ref('int_bars_1d__chained') }}
-    {%- else -%}
     select days.*, days.session_date >= touched.from_session as is_touched
     from {{ ref('int_bars_1d__chained') }} as days
     inner join touched
         on days.instrument_id = touched.instrument_id
-        and days.session_date >= touched.from_session {{ "- " ~ days_before if days_before }}
+        and days.session_date >= touched.from_session {{ "- " ~ days_before if days_before and is_incremental() }}
     where days.session_date >= {{ first_touched_day(days_before) }}
-    {%- endif %}
 )
 {%- endmacro %}
 

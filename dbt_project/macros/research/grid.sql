@@ -15,9 +15,9 @@
 {#-
     Two steps, ending in `versions_on_grid`, from `states`: one row per key and cell with known_from (the cell's end) and
     is_there (whether the row exists then). Drops states that change nothing, closes each version where the next state
-    begins, and leaves out the states in which there is no row. `settled`: rows that have one version each, from known_from on.
+    begins, and leaves out the states in which there is no row.
 -#}
-{% macro on_grid(states, key, numbers, others, settled='') -%}
+{% macro on_grid(states, key, numbers, others) -%}
 changes as (
     select
         *,
@@ -45,10 +45,6 @@ versions_on_grid as (
         where is_change
     )
     where is_there
-    {%- if settled %}
-    union all by name
-    select *, true as is_there, null::timestamp_ns as known_to from {{ settled }}
-    {%- endif %}
 )
 {%- endmacro %}
 

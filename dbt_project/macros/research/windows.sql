@@ -14,95 +14,104 @@
     timestamp_ns '2262-04-11 00:00:00'
 {%- endmacro %}
 
-{#- Steps that end in `seen`, the versions known at each moment, from `history`; `asked_then`: which rows are looked at from
-    moments before the present. -#}
+{#- Steps that end in `asked` (which rows from when) and `seen` (the versions known then), from `history`. -#}
 {% macro seen_windows(lookback) -%}
--- A day's birth, and the first birth of a row in whose window the day is.
+births as (
+    select
+        instrument_id,
+        session_date,
+        session_seq,
+        bool_or(is_touched) as is_touched,
+        min(known_from) as born_at,
+        greatest(max(known_from), max(known_to)) as last_event
+    from history
+    group by instrument_id, session_date, session_seq
+),
+
+-- The last change within a row's window, and the first birth of a row in whose window this one is.
 surrounded as (
     select
         *,
-        min(known_from) over (
-            partition by instrument_id order by session_seq range between current row and current row
-        ) as born_at,
-        min(known_from) over (
+        max(last_event) over (
+            partition by instrument_id order by session_seq range between {{ lookback }} preceding and current row
+        ) as last_event_in_window,
+        min(born_at) over (
             partition by instrument_id order by session_seq range between current row and {{ lookback }} following
         ) as first_birth_after
-    from history
+    from births
 ),
 
 late_events as (
-    select instrument_id, session_seq, known_from as happened_at from surrounded where known_from > first_birth_after
-    union
-    select instrument_id, session_seq, known_to as happened_at from surrounded where known_to > first_birth_after
+    select events.instrument_id, events.session_seq, events.happened_at
+    from (
+        select instrument_id, session_seq, known_from as happened_at from history
+        union
+        select instrument_id, session_seq, known_to as happened_at from history where known_to is not null
+    ) as events
+    inner join surrounded using (instrument_id, session_seq)
+    where events.happened_at > surrounded.first_birth_after
 ),
 
-late_changes as (
+asked as (
     select
+        instrument_id,
+        session_date,
+        session_seq,
+        born_at as known_from,
+        case when last_event_in_window > born_at then born_at else {{ the_present() }} end as seen_at
+    from surrounded
+    where is_touched
+    union all
+    select distinct
         surrounded.instrument_id,
         surrounded.session_date,
         surrounded.session_seq,
-        surrounded.born_at,
-        late_events.happened_at
+        late_events.happened_at as known_from,
+        late_events.happened_at as seen_at
     from surrounded
     inner join late_events
         on surrounded.instrument_id = late_events.instrument_id
         and late_events.session_seq <= surrounded.session_seq
         and late_events.session_seq >= surrounded.session_seq - {{ lookback }}
         and late_events.happened_at > surrounded.born_at
-    where surrounded.is_touched and surrounded.known_from = surrounded.born_at
-),
-
-asked_then as (
-    select instrument_id, session_date, session_seq, born_at as seen_at from late_changes
-    union
-    select instrument_id, session_date, session_seq, happened_at as seen_at from late_changes
+    where surrounded.is_touched
 ),
 
 views as (
     select instrument_id, seen_at, min(session_seq) - {{ lookback }} as first_seq, max(session_seq) as last_seq
-    from asked_then
+    from asked
+    where seen_at < {{ the_present() }}
     group by instrument_id, seen_at
 ),
 
-seen as (
-    select
-        surrounded.* exclude (born_at, first_birth_after),
-        {{ the_present() }} as seen_at,
-        case when is_touched and changed.instrument_id is null then known_from end as asked_from
-    from surrounded
-    left join (select distinct instrument_id, session_date from late_changes) as changed
-        on surrounded.instrument_id = changed.instrument_id and surrounded.session_date = changed.session_date
-    where known_to is null
+versions_seen as (
+    select *, {{ the_present() }} as seen_at from history where known_to is null
     union all by name
-    select history.*, views.seen_at, asked_then.seen_at as asked_from
+    select history.*, views.seen_at
     from history
     inner join views
         on history.instrument_id = views.instrument_id
         and history.session_seq between views.first_seq and views.last_seq
         and {{ known_at('history', 'views.seen_at') }}
-    left join asked_then
-        on history.instrument_id = asked_then.instrument_id
-        and history.session_date = asked_then.session_date
-        and views.seen_at = asked_then.seen_at
+),
+
+seen as (
+    select versions_seen.*, asked.known_from as asked_from
+    from versions_seen
+    left join asked
+        on versions_seen.instrument_id = asked.instrument_id
+        and versions_seen.session_date = asked.session_date
+        and versions_seen.seen_at = asked.seen_at
 )
 {%- endmacro %}
 
-{#- From `measured` (one row per row of `seen`): `settled`, the rows seen in the present, each of one version; and `states`,
-    those of the others, for on_grid. Without a bar there is no row. -#}
+{#- From `measured` (one row per row of `seen`) the states of the asked rows, for on_grid; without a bar there is no row. -#}
 {% macro states_seen() -%}
-settled as (
-    select * exclude (asked_from, seen_at), asked_from as known_from
-    from measured
-    where asked_from is not null and seen_at = {{ the_present() }}
-),
-
 states as (
-    select * exclude (asked_from, seen_at), asked_from as known_from, true as is_there
-    from measured
-    where asked_from is not null and seen_at < {{ the_present() }}
+    select * exclude (asked_from), asked_from as known_from, true as is_there from measured where asked_from is not null
     union all by name
-    select instrument_id, session_date, seen_at as known_from, false as is_there
-    from asked_then
+    select instrument_id, session_date, known_from, false as is_there
+    from (select * from asked where seen_at < {{ the_present() }}) as asked_then
     anti join seen using (instrument_id, session_date, seen_at)
 )
 {%- endmacro %}

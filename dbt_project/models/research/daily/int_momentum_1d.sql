@@ -46,7 +46,6 @@ momentum as (
         calendar,
         session_seq,
         asked_from,
-        seen_at,
         {{ estimate('a * variance_252', 'observations_252', 252) }} as close_to_close_252,
         {{ growth(recent(1), recent(3)) }} as momentum_3_1,
         {{ growth(recent(1), recent(6)) }} as momentum_6_1,
@@ -74,8 +73,7 @@ measured as (
         'momentum_3_1', 'momentum_6_1', 'momentum_12_1', 'reversal_1m',
         'momentum_3_1_scaled', 'momentum_6_1_scaled', 'momentum_12_1_scaled', 'reversal_1m_scaled'
     ],
-    others=['symbol'],
-    settled='settled'
+    others=['symbol']
 ) }}
 
 select

@@ -34,7 +34,6 @@ measured as (
         {{ day_columns() }},
         listing_id,
         asked_from,
-        seen_at,
         dollar_volume,
         volume_observations_20,
         case when volume_observations_20 >= {{ enough(20) }} then mean_dollar_volume_20 end as adv_20,
@@ -51,8 +50,6 @@ measured as (
 windows_known as (
     select *, lead(known_from) over (partition by instrument_id, session_date order by known_from) as known_to
     from states
-    union all by name
-    select *, null::timestamp_ns as known_to from settled
 ),
 
 spreads as (

@@ -91,25 +91,11 @@ ranks as (
     ) using (asset_class, market, session_date, moment)
 ),
 
--- 3. The instrument's own versions, cut where its rank changed; the one version of a day without a rank stays as it is.
-changing as (
-    select instrument_id, session_date from ranks
-    union
-    select instrument_id, session_date from own where known_to is not null
-),
-
-settled as (
-    select * exclude (known_to) from own anti join changing using (instrument_id, session_date)
-),
-
-own_changing as (
-    select * from own semi join changing using (instrument_id, session_date)
-),
-
+-- 3. The instrument's own versions, cut where its rank changed.
 moments as (
-    select instrument_id, session_date, known_from from own_changing
+    select instrument_id, session_date, known_from from own
     union
-    select instrument_id, session_date, known_to as known_from from own_changing where known_to is not null
+    select instrument_id, session_date, known_to as known_from from own where known_to is not null
     union
     select instrument_id, session_date, moment as known_from from ranks
     union
@@ -125,7 +111,7 @@ states as (
         ranks.* exclude (instrument_id, session_date, moment, next_moment, asset_class, market),
         own.instrument_id is not null as is_there
     from moments
-    left join own_changing as own
+    left join own
         on moments.instrument_id = own.instrument_id
         and moments.session_date = own.session_date
         and {{ known_at('own', 'moments.known_from') }}
@@ -136,9 +122,7 @@ states as (
         and coalesce(ranks.next_moment, {{ the_present() }}) > moments.known_from
 ),
 
-{{ on_grid(
-    'states', key=['instrument_id', 'session_date'], numbers=measures_and_ranks(measures), others=['symbol'], settled='settled'
-) }}
+{{ on_grid('states', key=['instrument_id', 'session_date'], numbers=measures_and_ranks(measures), others=['symbol']) }}
 
 select
     {{ column_list() }}

@@ -18,7 +18,6 @@ sums as (
         session_date,
         session_close,
         asked_from,
-        seen_at,
         a,
         {{ volatility_sums(windows) }}
     from observations
@@ -29,7 +28,6 @@ measured as (
     select
         {{ day_columns() }},
         asked_from,
-        seen_at,
         {{ volatility_estimates(windows) }}
     from sums
 ),
@@ -40,8 +38,7 @@ measured as (
     'states',
     key=['instrument_id', 'session_date'],
     numbers=volatility_names(windows),
-    others=['symbol', 'observations_5', 'observations_20', 'observations_60', 'observations_252'],
-    settled='settled'
+    others=['symbol', 'observations_5', 'observations_20', 'observations_60', 'observations_252']
 ) }}
 
 select
