@@ -89,8 +89,9 @@ class World:
     files: list[File] = field(default_factory=list)
 
     def known_times(self) -> list[int]:
-        facts = [*self.quotes.values(), *self.trades.values()]
-        return sorted({cell_end(known) for versions in facts for known, _ in versions})
+        quotes = {known for versions in self.quotes.values() for known, _ in versions}
+        trades = {known for versions in self.trades.values() for known, _ in versions}
+        return sorted({cell_end(known) for known in quotes | trades})
 
     def spreads_at(self, known_at: int) -> dict[Session, tuple[float | None, float | None]]:
         return {session: self._spreads(session, known_at) for session in self.sessions}
