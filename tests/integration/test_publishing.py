@@ -131,6 +131,30 @@ def test_plain_dbt_publishes_nothing_and_mdp_publish_does(built: Warehouse) -> N
     assert not built.build().built
 
 
+SYMBOLS_ARE_KNOWN = """
+{% test symbols_are_known(model) %}
+select * from {{ model }} where symbol = 'UNKNOWN'
+{% endtest %}
+"""
+
+
+def test_daily_tables_that_catch_up_are_tested(
+    built: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are made of loads that were published before, which other tables hold already."""
+    path = capture(built.root, "binance_spot_unknown", [(1, "100", "1")], symbol="UNKNOWN")
+    assert built.load(path, "binance_spot").status == "loaded"
+    build.build(built.settings, daily=False)
+    name = "models/research/daily/_daily.yml"
+    text = (REPOSITORY / "dbt_project" / name).read_text()
+    start = text.index("  - name: returns_1d\n")
+    model = text[start : text.index("    data_tests:\n", start)] + "    data_tests:\n"
+    use(changed_copy(tmp_path, {name: [(model, f"{model}      - symbols_are_known\n")]}), monkeypatch)
+    (tmp_path / "dbt_project" / "tests" / "generic" / "symbols_are_known.sql").write_text(SYMBOLS_ARE_KNOWN)
+    with pytest.raises(build.BuildFailedError, match="symbols_are_known"):
+        built.build()
+
+
 def test_each_load_stays_noted_by_the_code_that_read_it(
     built: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,30 +177,6 @@ def told_by_status(warehouse: Warehouse) -> str:
     screen = Console(width=200, record=True, quiet=False, file=io.StringIO())
     status.show(status.overview(warehouse.settings), warehouse.settings.raw, screen)
     return screen.export_text()
-
-
-SYMBOLS_ARE_KNOWN = """
-{% test symbols_are_known(model) %}
-select * from {{ model }} where symbol = 'UNKNOWN'
-{% endtest %}
-"""
-
-
-def test_daily_tables_that_catch_up_are_tested(
-    built: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are made of loads that were published before, which other tables hold already."""
-    name = "models/research/daily/_daily.yml"
-    text = (REPOSITORY / "dbt_project" / name).read_text()
-    start = text.index("  - name: returns_1d\n")
-    model = text[start : text.index("    data_tests:\n", start)] + "    data_tests:\n"
-    use(changed_copy(tmp_path, {name: [(model, f"{model}      - symbols_are_known\n")]}), monkeypatch)
-    (tmp_path / "dbt_project" / "tests" / "generic" / "symbols_are_known.sql").write_text(SYMBOLS_ARE_KNOWN)
-    path = capture(built.root, "binance_spot_unknown", [(1, "100", "1")], symbol="UNKNOWN")
-    assert built.load(path, "binance_spot").status == "loaded"
-    build.build(built.settings, daily=False)
-    with pytest.raises(build.BuildFailedError, match="symbols_are_known"):
-        built.build()
 
 
 def test_records_of_before_keep_a_renamed_column(built: Warehouse) -> None:
