@@ -39,7 +39,7 @@ class Days:
     world: World
     warehouse: Warehouse
     counts: list[tuple[int, int]] = field(default_factory=list)
-    """Rows of canonical.bars and returns_1d after the first build, after one without daily tables, and after the last."""
+    """Rows of canonical.bars and returns_1d after the first build, one without daily tables, and the last."""
 
     def count(self) -> None:
         ((bars, returns),) = self.ask(

@@ -529,6 +529,7 @@ def test_what_a_failed_run_made_of_tables_is_taken_back(grown: Warehouse) -> Non
     assert differences(before, grown.tables(version=head)) == []
 
 
+@pytest.mark.long
 def test_after_all_of_that_it_equals_a_warehouse_made_anew(grown: Warehouse, tmp_path: Path) -> None:
     add(grown, "6", day_of(DAYS + 4), day_of(7, size="3"))
     grown.build()

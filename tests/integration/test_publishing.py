@@ -246,6 +246,7 @@ def test_three_builds_at_once_and_a_reader_beside_them(built: Warehouse) -> None
     ) == [(3, True)]
 
 
+@pytest.mark.long
 def test_a_second_warehouse_is_not_touched(built: Warehouse, tmp_path: Path) -> None:
     other = Warehouse(tmp_path / "other")
     other.root.mkdir()
