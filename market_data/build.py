@@ -159,7 +159,7 @@ def _run_affected(
         staged = publishing.staged_kinds(connection, settings, sorting.staging) if sorting else None
         affected = project.affected_by(feeds, daily=daily, staged=staged)
         publishing.pass_over(connection, affected.passed_over, *window)
-    # Fewer schemas to look at. (A staging model's hook and table go to two databases: it must not be the first to look.)
+    # Fewer schemas to look at. (Not for staging: its hook and its table go to two databases, which a look would join.)
     few = ["--cache-selected-only"] if sorting else []
     project.run([*select, *affected.nodes, *few], progress)
 
