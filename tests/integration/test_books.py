@@ -389,6 +389,7 @@ def another_order(built: Built, root: Path) -> Warehouse:
     return fresh
 
 
+@pytest.mark.long
 def test_another_order_gives_equal_books(built: Built, tmp_path: Path) -> None:
     assert differences(built.warehouse.tables(TABLES), another_order(built, tmp_path).tables(TABLES)) == []
 

@@ -30,6 +30,8 @@ from market_data.demo.crypto import STREAMS
 from market_data.demo.truth import Truth
 from market_data.demo.world import generate
 
+pytestmark = pytest.mark.long
+
 MDP = Path(sys.prefix) / "bin" / "mdp"
 LINEAGE = {"load_id", "source", "source_partition", "source_position", "loaded_at"}
 CRYPTO = "venue in ('binance', 'coinbase')"

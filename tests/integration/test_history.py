@@ -12,6 +12,8 @@ from worlds.warehouse import TABLES, Warehouse, differences
 
 from market_data import lake, publishing
 
+pytestmark = pytest.mark.long
+
 HOUR = 3600 * 10**9
 DAY = 24 * HOUR
 START = 1_717_200_000 * 10**9  # 2024-06-01
