@@ -250,6 +250,7 @@ def test_a_directory_that_is_not_the_demos_is_left_alone(demo: Demo) -> None:
     assert (foreign / "lake.sqlite").read_text() == "mine"
 
 
+@pytest.mark.long
 def test_starting_afresh_removes_only_what_the_demo_made(tmp_path: Path) -> None:
     (tmp_path / "world").mkdir()
     (tmp_path / "world" / "truth.json").write_text("{}")

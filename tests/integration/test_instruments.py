@@ -197,6 +197,7 @@ def whole_tables(batch: Batch) -> dict[str, pa.Table]:
     return batch.warehouse.tables()
 
 
+@pytest.mark.long
 def test_another_order_in_one_build_gives_equal_tables(
     batch: Batch, whole_tables: dict[str, pa.Table], tmp_path: Path
 ) -> None:

@@ -479,6 +479,7 @@ def test_whatever_is_loaded_sealed_and_killed_each_load_keeps_its_rows(
         assert [line for line in verified(warehouse) if "leads to no entry" not in line] == []
 
 
+@pytest.mark.long
 def test_a_real_capture_is_sealed(captures: Path, tmp_path: Path, clock: list[int]) -> None:
     warehouse = Warehouse(tmp_path / "sealed")
     loaded = warehouse.load(captures / "binance_spot_btcusdt_20240808.gz", "binance_spot")
@@ -492,6 +493,7 @@ def test_a_real_capture_is_sealed(captures: Path, tmp_path: Path, clock: list[in
     assert differences(twin.tables(), warehouse.tables()) == []
 
 
+@pytest.mark.long
 def test_it_works_on_s3(tmp_path: Path, s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hostile names in keys; the tables are those of the same loads that were never sealed."""
     for name, value in s3_server.env.items():

@@ -15,6 +15,8 @@ from worlds.quotes import World, draw_stock, draw_stream
 from worlds.reference import DAY, File
 from worlds.warehouse import Warehouse, differences
 
+pytestmark = pytest.mark.long
+
 TABLES = ("research.liquidity_1d", "versioned.int_spreads_1d")
 
 
@@ -85,7 +87,6 @@ def effective(warehouse: Warehouse, symbol: str) -> list[tuple[str, float]]:
     )
 
 
-@pytest.mark.long
 def test_spreads_of_a_rebuild_are_equal(spreads: tuple[World, Warehouse]) -> None:
     _, warehouse = spreads
     before = warehouse.tables(TABLES)
