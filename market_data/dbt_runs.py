@@ -203,7 +203,7 @@ class Project:
 
     @contextlib.contextmanager
     def _parsed_before(self) -> Iterator[None]:
-        """Lend dbt what it knows of this project from another lake of this user, so that it need not parse all of it.
+        """Lend dbt what an earlier run of this user, of the same code and on any lake, has parsed.
 
         dbt itself checks that the files are the same, and parses what is not.
         """
@@ -214,7 +214,8 @@ class Project:
         code = f"{PROJECT}\0{version('dbt-core')}\0{fingerprints.code_fingerprint()}"
         name = f"{hashlib.sha256(code.encode()).hexdigest()[:16]}.msgpack"
         parsed, kept = target / "partial_parse.msgpack", user_cache() / "parsed" / name
-        if kept.exists() and not parsed.exists():
+        parsed.unlink(missing_ok=True)  # perhaps of other code: dbt would keep tests of versioned models that are gone
+        if kept.exists():
             target.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(kept, parsed)
         yield
