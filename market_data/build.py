@@ -113,8 +113,7 @@ def _build_slice(
         if release and feeds:
             window = (release.last_load_seq, end)
             # What daily tables have missed is not in the staging tables any more: there kinds tell nothing.
-            by_kind = since == release.last_load_seq
-            _run_affected(settings, project, feeds, window, progress, daily=daily, by_kind=by_kind)
+            _run_affected(settings, project, feeds, window, progress, daily=daily, by_kind=is_complete)
         else:
             other = ["--exclude-resource-type", "seed"] if release and same_code else []
             arguments = ["build", *NO_UNIT_TESTS, *(["--full-refresh"] if full_refresh else other)]

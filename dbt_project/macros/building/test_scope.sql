@@ -6,9 +6,9 @@
 
     `of: dates` compares a date or time column with literal dates, by which files are pruned; `of: times` a time column with
     the first and the last time that changed on each date, which in a live build are seconds of a long day;
-    `of: since` a date with the first that changed; `of: values` any
-    other column. `in` names versioned models, or `loads` for the loads themselves; where they differ, `changed` has an expression for each. With the var test_everything (`mdp verify
-    --tables`), in a full refresh, and for models without a scope, tests see every row.
+    `of: since` a date with the first that changed; `of: values` any other column. `in` names versioned models, or `loads`
+    for the loads themselves; where they differ, `changed` has an expression for each. With the var test_everything
+    (`mdp verify --tables`), in a full refresh, and for models without a scope, tests see every row.
 -#}
 {% macro get_where_subquery(relation) -%}
     {%- set conditions = [] -%}

@@ -8,7 +8,7 @@
             when {{ symbol }} in ('BTCAEUR', 'ETHAEUR', 'EURAEUR') then 'AEUR'
             when {{ symbol }} in ('BNBIDR', 'SHIBIDR') then 'IDR'
             else nullif(
-            regexp_extract({{ symbol }}, '(USDT|USDC|FDUSD|TUSD|BUSD|DAI|BTC|ETH|BNB|EUR|GBP|TRY|BRL|JPY|AUD|ARS|UAH|ZAR|PLN|RON|BIDR|IDR|MXN|COP|CZK|NGN|RUB|TRX|XRP|DOGE|SOL|DOT)$', 1), ''
+                regexp_extract({{ symbol }}, '(USDT|USDC|FDUSD|TUSD|BUSD|DAI|BTC|ETH|BNB|EUR|GBP|TRY|BRL|JPY|AUD|ARS|UAH|ZAR|PLN|RON|BIDR|IDR|MXN|COP|CZK|NGN|RUB|TRX|XRP|DOGE|SOL|DOT)$', 1), ''
             )
         end
     end

@@ -86,7 +86,7 @@ verdicts as (
             {% endif -%}
             when kind is null then 'unknown_kind: the record does not say what it is'
             {% for kinds, checks in rules.items() -%}
-            when kind in ({{ quoted_list(kinds.split(' ')) }}) then case
+            when {{ is_of_kind(kinds.split(' ')) }} then case
                 {{ checks | map('trim') | join('\n                ') }}
             end
             {% endfor -%}
@@ -103,7 +103,7 @@ judged as (
         verdict[length(split_part(verdict, ': ', 1)) + 3:] as reject_detail,
         case
             when verdict is not null then 'quarantined'
-            when kind in ({{ quoted_list((rules | join(' ')).split(' ')) }}) then 'modelled'
+            when {{ is_of_kind((rules | join(' ')).split(' ')) }} then 'modelled'
             when {{ is_listed(feed, 'unread_kinds') }} and not {{ is_listed(feed, 'control_kinds') }} then 'unread'
             else 'control'
         end as disposition
@@ -113,11 +113,7 @@ judged as (
 
 {#- Whether a record is of one of the kinds. -#}
 {% macro is_of_kind(kinds) -%}
-    kind in ({{ quoted_list(kinds) }})
-{%- endmacro %}
-
-{% macro quoted_list(values) -%}
-    {% for value in values %}'{{ value }}'{{ ", " if not loop.last }}{% endfor %}
+    kind in ('{{ kinds | join("', '") }}')
 {%- endmacro %}
 
 {#- Whether the registry lists a record's kind in one of its columns. -#}
