@@ -71,19 +71,22 @@ class Confluent:
     def __init__(self, membership: Membership) -> None:
         self._bootstrap = membership.bootstrap
         self._trouble: KafkaError | None = None
+        """What reading met in the background and was not told of yet."""
+        self._trouble_asking: KafkaError | None = None
+        """The same of what the brokers are asked."""
         shared: dict[str, Any] = {
             **client_options(membership.bootstrap, membership.security),
             "socket.timeout.ms": REQUEST_SECONDS * 1000,
             "reconnect.backoff.max.ms": 2000,
             "log_level": 0,
-            "error_cb": self._met,
         }
         session_ms = int(membership.session_seconds * 1000)
         try:
-            self._admin = AdminClient(shared)
+            self._admin = AdminClient({**shared, "error_cb": self._met_asking})
             self._consumer = Client(
                 {
                     **shared,
+                    "error_cb": self._met,
                     "group.id": membership.group or "mdp-without-group",
                     "session.timeout.ms": session_ms,
                     "heartbeat.interval.ms": int(membership.heartbeat_seconds * 1000),
@@ -146,7 +149,8 @@ class Confluent:
         if events:
             messages = [message for message in messages if message.error() is None]
         # What was met since the last poll, also while something else was asked of the brokers: it is told once.
-        trouble, self._trouble = self._trouble, None
+        trouble = self._trouble_asking if self._trouble is None else self._trouble
+        self._trouble = self._trouble_asking = None
         if not messages and trouble is not None:
             raise self._told(trouble)
         return self._batches(messages)
@@ -203,9 +207,10 @@ class Confluent:
             client.incremental_unassign([])
 
     def _met(self, error: KafkaError) -> None:
-        """Remember what the client met in the background; what is worse than brokers that are away stays."""
-        if self._trouble is None or self._trouble.code() in _NOBODY:
-            self._trouble = error
+        self._trouble = _worse(self._trouble, error)
+
+    def _met_asking(self, error: KafkaError) -> None:
+        self._trouble_asking = _worse(self._trouble_asking, error)
 
     # What is asked of the brokers, and what comes.
 
@@ -242,11 +247,12 @@ class Confluent:
 
     def _answer(self, asked: Future[Result]) -> Result:
         """Wait for an answer. Raises at once what the client meets that no waiting mends."""
-        self._trouble = None
+        self._trouble_asking = None  # what reading met stays: the client may not tell of it again
         deadline = time.monotonic() + REQUEST_SECONDS + 5
         while not asked.done() and time.monotonic() < deadline:
             self._admin.poll(0.05)
-            if self._trouble is not None and isinstance(error := self._told(self._trouble), StreamError):
+            met = self._trouble_asking
+            if met is not None and isinstance(error := self._told(met), StreamError):
                 raise error
         if not asked.done():
             raise BrokerError(f"no answer from {self._bootstrap} within {REQUEST_SECONDS} s")
@@ -310,6 +316,11 @@ class Confluent:
         if code in _FORBIDDEN:
             return StreamError(f"Kafka refuses: {said}")
         return BrokerError(f"{error.name()}: {said}")
+
+
+def _worse(known: KafkaError | None, met: KafkaError) -> KafkaError:
+    """Return which of two troubles to remember: what is worse than brokers that are away stays."""
+    return met if known is None or known.code() in _NOBODY else known
 
 
 def client_options(bootstrap: str, security: KafkaSecurity) -> dict[str, Any]:

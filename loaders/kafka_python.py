@@ -5,11 +5,12 @@ A partition that was assigned is paused until it is sought. Errors that may pass
 
 from __future__ import annotations
 
+import functools
 import logging
 import socket
 import ssl
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -159,6 +160,7 @@ def client_options(bootstrap: str, security: KafkaSecurity) -> dict[str, Any]:
     Raises StreamError where a file cannot be used, or a broker's certificate is signed by none that is known.
     """
     _refusals.listen()
+    _take_last_answers()
     options: dict[str, Any] = {
         "bootstrap_servers": bootstrap.split(","),
         "bootstrap_timeout_ms": FIRST_ANSWER_SECONDS * 1000,
@@ -172,6 +174,26 @@ def client_options(bootstrap: str, security: KafkaSecurity) -> dict[str, Any]:
         options["sasl_plain_username"] = security.user
         options["sasl_plain_password"] = security.password
     return options
+
+
+@functools.cache
+def _take_last_answers() -> None:
+    """Let kafka-python take what a broker sends right before it closes a connection: why it does not let us in.
+
+    The client reads both at once, and then drops what came. So the end is told by its next look at the socket.
+    """
+    from kafka.net import transport
+
+    def telling_the_end_apart(receive: Callable[[Any], tuple[bytes, Exception | None]]) -> Any:
+        @functools.wraps(receive)
+        def received(self: Any) -> tuple[bytes, Exception | None]:
+            data, error = receive(self)
+            return data, None if data else error
+
+        return received
+
+    for kind in (transport.KafkaTCPTransport, transport.KafkaSSLTransport):
+        kind._sock_recv = telling_the_end_apart(kind._sock_recv)
 
 
 class _Refusals(logging.Handler):
