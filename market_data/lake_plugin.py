@@ -77,18 +77,18 @@ class Plugin(BasePlugin):
             publishing.note(cursor, get_invocation_id(), "started", f"dbt {command}")
         is_anew = command not in WRITING_COMMANDS or getattr(get_flags(), "FULL_REFRESH", False)
         open_window(cursor, self.settings)
-        is_small = not is_anew and new_records(cursor) < SMALL_RECORDS
+        is_small = records_to_read(cursor, is_anew) < SMALL_RECORDS
         cursor.execute("set threads = 1" if is_small else "reset threads")
         cursor.execute(f"attach {lake.quoted(str(self.settings.state_dir / publishing.SCRATCH))} as scratch")
         cursor.execute("create schema if not exists scratch.staging")
 
 
-def new_records(connection: duckdb.DuckDBPyConnection) -> int:
-    """How many records the build's window holds that are not published."""
+def records_to_read(connection: duckdb.DuckDBPyConnection, is_anew: bool) -> int:
+    """How many records the build's window holds: all, or those that are not published."""
+    since = "0" if is_anew else "(select published_load_seq from raw.main.build_window)"
     return bookkeeping.scalar(
         connection,
-        "select sum(records) from lake.observability.loads where outcome = 'loaded'"
-        " and load_seq > (select published_load_seq from raw.main.build_window)",
+        f"select sum(records) from lake.observability.loads where outcome = 'loaded' and load_seq > {since}",
     )
 
 

@@ -104,6 +104,7 @@ def orphans(zone: Zone) -> set[str]:
     return {str(path.relative_to(zone.raw)) for path in zone.raw.glob("binance_spot/**/*.parquet")} - named
 
 
+@pytest.mark.once
 def test_killed_at_any_step_of_a_flush_it_goes_on_where_the_ledger_is(zone: Zone, kafka_server: KafkaServer) -> None:
     rows = ("--segment-rows", "100", "--session-seconds", "6")
     topics = {point: kafka_server.new_topic(2) for point in POINTS}
@@ -301,6 +302,7 @@ def test_a_hole_that_kafka_cannot_fill_stays_and_is_told(zone: Zone, kafka_serve
     assert "15 were there, 0 filled (0 records), 5 missing" in done.stdout
 
 
+@pytest.mark.once
 def test_retention_that_overtakes_a_running_loader_stops_it(zone: Zone, kafka_server: KafkaServer) -> None:
     topic = kafka_server.new_topic()
     produce(zone.bootstrap, topic, numbered(0, 10))

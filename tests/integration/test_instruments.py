@@ -325,6 +325,7 @@ def test_openfigi_names_a_listing_and_re_keys_nothing(meta: Warehouse, captures:
 # Snapshots by hand: several deliveries, a late one, and none
 
 
+@pytest.mark.long
 def test_a_late_delivery_rebuilds_the_keys_it_touches_and_no_other(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
     day = dt.date(2015, 6, 1)

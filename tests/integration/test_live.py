@@ -202,6 +202,7 @@ def test_what_is_sent_is_published_whatever_ends_meanwhile(run: Live) -> None:
     assert events["version-published"]["loads"] >= 1
 
 
+@pytest.mark.long
 def test_a_loader_that_cannot_go_on_is_told_and_tried_again(run: Live) -> None:
     """A topic that is not there yet; its supervisor, killed, takes the loaders with it."""
     topic, run.topic = run.topic, "not-there-yet"

@@ -155,6 +155,7 @@ def test_daily_tables_that_catch_up_are_tested(
         built.build()
 
 
+@pytest.mark.long
 def test_each_load_stays_noted_by_the_code_that_read_it(
     built: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +180,7 @@ def told_by_status(warehouse: Warehouse) -> str:
     return screen.export_text()
 
 
+@pytest.mark.long
 def test_records_of_before_keep_a_renamed_column(built: Warehouse) -> None:
     """A lake of the time when `arrived_at` was called `source_time`."""
     add(built, "binance_spot_5", [(9, "no number", "1")])
@@ -202,6 +204,7 @@ def test_records_of_before_keep_a_renamed_column(built: Warehouse) -> None:
 BUILD = "from loaders.settings import Settings; from market_data.build import build; print(build(Settings.from_env()))"
 
 
+@pytest.mark.long
 def test_three_builds_at_once_and_a_reader_beside_them(built: Warehouse) -> None:
     """All end well or refuse with a clear message; no key is there twice; a reader keeps its version throughout."""
     version, count = client.published_version(built.settings), trade_count(built)

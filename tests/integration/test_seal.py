@@ -188,6 +188,7 @@ def test_a_full_refresh_is_equal_after_the_seal_and_after_the_removal(warehouse:
     assert statuses(sealed(warehouse)) == []
 
 
+@pytest.mark.long
 def test_what_the_lake_has_not_entered_yet_may_be_sealed_and_gone(warehouse: Warehouse, tmp_path: Path) -> None:
     twin = warehouse.copy(tmp_path / "twin")
     twin.build()
@@ -216,6 +217,7 @@ def test_a_restore_enters_seals_again(warehouse: Warehouse) -> None:
     equal_after(warehouse, before)
 
 
+@pytest.mark.long
 def test_a_late_load_stays_open_for_the_next_seal(warehouse: Warehouse, clock: list[int], tmp_path: Path) -> None:
     sealed(warehouse)
     night, clock[0] = clock[0], AT
