@@ -13,11 +13,15 @@
 {%- endmacro %}
 
 {#-
-    Two steps, ending in `versions_on_grid`, from `states`: one row per key and cell with known_from (the cell's end) and
-    is_there (whether the row exists then). Drops states that change nothing, closes each version where the next state
-    begins, and leaves out the states in which there is no row.
+    Three steps, ending in `versions_on_grid`, from `states`: one row per key and cell with known_from (the cell's end)
+    and is_there (whether the row exists then). Drops states that change nothing, closes each version where the next state
+    begins, and leaves out the states in which there is no row. Most keys have one state, which is compared with nothing.
 -#}
 {% macro on_grid(states, key, numbers, others) -%}
+keys_of_several_states as (
+    select {{ key | join(', ') }} from {{ states }} group by {{ key | join(', ') }} having count(*) > 1
+),
+
 changes as (
     select
         *,
@@ -32,6 +36,7 @@ changes as (
             {{ "or " if not loop.last }}{% endfor %}
         )) as is_change
     from {{ states }}
+    semi join keys_of_several_states using ({{ key | join(', ') }})
     window history as (partition by {{ key | join(', ') }} order by known_from)
 ),
 
@@ -43,6 +48,10 @@ versions_on_grid as (
             lead(known_from) over (partition by {{ key | join(', ') }} order by known_from) as known_to
         from changes
         where is_change
+        union all by name
+        select *, null::timestamp_ns as known_to
+        from {{ states }}
+        anti join keys_of_several_states using ({{ key | join(', ') }})
     )
     where is_there
 )
