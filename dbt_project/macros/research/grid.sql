@@ -12,6 +12,13 @@
     end
 {%- endmacro %}
 
+{#- Whether two relations' rows have one key, of which parts may be null. -#}
+{% macro same_key(a, b, key) -%}
+    {% for column in key -%}
+    {{ a }}.{{ column }} is not distinct from {{ b }}.{{ column }}{{ " and " if not loop.last }}
+    {%- endfor %}
+{%- endmacro %}
+
 {#-
     Three steps, ending in `versions_on_grid`, from `states`: one row per key and cell with known_from (the cell's end)
     and is_there (whether the row exists then). Drops states that change nothing, closes each version where the next state
@@ -36,7 +43,8 @@ changes as (
             {{ "or " if not loop.last }}{% endfor %}
         )) as is_change
     from {{ states }}
-    semi join keys_of_several_states using ({{ key | join(', ') }})
+    semi join keys_of_several_states as several
+        on {{ same_key(states, 'several', key) }}
     window history as (partition by {{ key | join(', ') }} order by known_from)
 ),
 
@@ -51,7 +59,8 @@ versions_on_grid as (
         union all by name
         select *, null::timestamp_ns as known_to
         from {{ states }}
-        anti join keys_of_several_states using ({{ key | join(', ') }})
+        anti join keys_of_several_states as several
+            on {{ same_key(states, 'several', key) }}
     )
     where is_there
 )
