@@ -67,7 +67,8 @@ def test_a_row_differs_by_each_of_its_values(one: dict[str, Any], other: dict[st
     for name in SCHEMA.names:
         changed = one | {name: other[name]}
         is_same = bool(row_hashes(table([one]))[0] == row_hashes(table([changed]))[0])
-        assert is_same is (repr(one) == repr(changed))
+        # As Arrow holds them: the order in which a header's two parts are drawn is no value.
+        assert is_same is (repr(table([one]).to_pylist()) == repr(table([changed]).to_pylist()))
 
 
 def test_places_count_in_long_texts_too() -> None:
