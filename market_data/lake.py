@@ -53,7 +53,7 @@ def extension_file(name: str) -> Path:
 
 
 def load_statements(settings: Settings) -> list[str]:
-    """SQL that loads the extensions, sets what all connections share and, where S3 is used, makes the secret from the
+    """SQL that loads the extensions, sets what our connections share and, where S3 is used, makes the secret from the
     AWS variables."""
     statements = [f"LOAD {quoted(str(extension_file(name)))}" for name in extensions(settings)]
     return [*statements, *SHARED_SETTINGS, *s3_statements(settings)]

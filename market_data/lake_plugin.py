@@ -25,7 +25,7 @@ from loaders.settings import Settings
 from market_data import bookkeeping, lake, lock, publishing
 
 SMALL_RECORDS = 300_000
-"""Up to so many new records one thread is faster than many, which would spend the time on waiting for each other."""
+"""Up to so many records to read, one thread is faster than many, which would mostly wait for each other."""
 
 WRITING_COMMANDS = {"build", "run", "snapshot", "seed"}
 

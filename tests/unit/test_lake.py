@@ -1,4 +1,4 @@
-"""What all connections to a lake share."""
+"""What all connections that the project opens to a lake share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from market_data import lake
 
 
 def test_no_connection_plans_an_asof_join_as_a_loop(tmp_path: Path) -> None:
-    """Nor a cursor of it, as dbt uses them; nor what a lone client is told to run."""
+    """Nor does a cursor, as dbt uses them."""
     settings = Settings(raw=str(tmp_path / "raw"), lake=str(tmp_path / "lake.sqlite"), lake_data=str(tmp_path / "lake"))
     asked = "select current_setting('asof_loop_join_threshold')"
     with lake.open_for_writing(settings) as head:

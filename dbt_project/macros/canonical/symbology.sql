@@ -42,7 +42,7 @@
     {{ listing_id }} || coalesce('@' || ({{ date }})::varchar, '')
 {%- endmacro %}
 
-{#- The last two steps of states with known_from and known_to: versions_on_grid, whatever segments they were cut into. -#}
+{#- The last steps of states with known_from and known_to: versions_on_grid, whatever segments they were cut into. -#}
 {% macro joined_segments(states, key, content, numbers=[]) -%}
 edges as (
     select * exclude (known_to), true as is_there from {{ states }}
