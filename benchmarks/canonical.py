@@ -56,6 +56,9 @@ trades as (
     select
         *,
         k % 50 as instrument,
+        lpad(instrument::varchar, 2, '0') as number,
+        (1 + instrument) * 100 + round(10 * sin(k / 50000.0), 2) + (hash(k, 'tick') % 100) / 100.0 as price,
+        (1 + hash(k, 'size') % 100000) / 100000.0 as size,
         {start} + (k * {step})::bigint
             - case when hash(k, 'late') % 1000 < 5 then (1 + hash(k, 'by') % 3600) * 1000000000 else 0 end as event_ns,
         {start} + (n * {step})::bigint + 40000000 as received_ns
@@ -66,20 +69,12 @@ texts as (
     select
         n,
         received_ns,
-        format('COIN{{:02d}}USDT', instrument) as symbol,
+        'COIN' || number || 'USDT' as symbol,
         is_malformed,
-        format(
-            '{{{{"stream":"coin{{:02d}}usdt@trade","data":{{{{"e":"trade","E":{{}},"s":"COIN{{:02d}}USDT","t":{{}},'
-            || '"p":"{{:.8f}}","q":"{{:.8f}}","T":{{}},"m":{{}},"M":true}}}}}}}}',
-            instrument,
-            event_ns // 1000000 + 1,
-            instrument,
-            instrument * 70000000 + k // 50,
-            (1 + instrument) * 100 + round(10 * sin(k / 50000.0), 2) + (hash(k, 'tick') % 100) / 100.0,
-            (1 + hash(k, 'size') % 100000) / 100000.0,
-            event_ns // 1000000,
-            if(hash(k, 'side') % 2 = 0, 'true', 'false')
-        ) as text
+        '{{"stream":"coin' || number || 'usdt@trade","data":{{"e":"trade","E":' || (event_ns // 1000000 + 1)
+        || ',"s":"COIN' || number || 'USDT","t":' || (instrument * 70000000 + k // 50)
+        || ',"p":"' || price::decimal(18, 8) || '","q":"' || size::decimal(18, 8) || '","T":' || (event_ns // 1000000)
+        || ',"m":' || (hash(k, 'side') % 2 = 0) || ',"M":true}}}}' as text
     from trades
 )
 

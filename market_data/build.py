@@ -46,12 +46,12 @@ def build(
     full_refresh: bool = False,
     progress: Progress | None = None,
     project: Project | None = None,
-    daily: bool = True,
+    leave: int | None = None,
 ) -> Outcome:
     """Build what is new, test it, publish it. A process that builds often keeps a ``project``, and starts faster.
 
-    Without ``daily`` the daily research tables may be left as they are, behind the others: a later build with them
-    takes in what they missed.
+    With ``leave``, the tables that may lag behind the others by so many seconds or more (meta.may_lag) stay as they are:
+    a later build takes in what they missed.
 
     Raises ``BuildFailedError`` when a model or a test fails (readers then keep the version they had) and
     ``lock.LakeBusyError`` when another writer holds the lake for longer than MDP_LOCK_WAIT.
@@ -59,7 +59,7 @@ def build(
     started = time.monotonic()
     logs.event(log, "build-started", "building", on_screen=True, full_refresh=full_refresh)
     try:
-        outcome = _build(settings, full_refresh, progress, project or Project(settings), daily)
+        outcome = _build(settings, full_refresh, progress, project or Project(settings), leave)
     except BuildFailedError as error:
         seconds = round(time.monotonic() - started, 3)
         message = f"the build failed: {error}"
@@ -77,18 +77,20 @@ def build(
     return outcome
 
 
-def _build(settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, daily: bool) -> Outcome:
+def _build(
+    settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, leave: int | None
+) -> Outcome:
     with lock.writers_lock(settings):
-        outcome, loads_left = _build_slice(settings, full_refresh, progress, project, daily)
+        outcome, loads_left = _build_slice(settings, full_refresh, progress, project, leave)
         while loads_left:  # a backlog too long to be read at once; what was read is published
-            part, loads_left = _build_slice(settings, False, progress, project, daily)
+            part, loads_left = _build_slice(settings, False, progress, project, leave)
             new_loads, quarantined = outcome.new_loads + part.new_loads, outcome.quarantined + part.quarantined
             outcome = replace(outcome, version=part.version, new_loads=new_loads, quarantined=quarantined)
         return outcome
 
 
 def _build_slice(
-    settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, daily: bool
+    settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, leave: int | None
 ) -> tuple[Outcome, int]:
     """Build as much as is read at once; what came of it, and how many entered loads are left."""
     fingerprint, code = fingerprints.code_fingerprint(), fingerprints.by_feed()
@@ -98,7 +100,7 @@ def _build_slice(
         bookkeeping.enter_loads(connection, settings)
         release = publishing.published(connection)
         same_code = release is not None and release.code_fingerprint == fingerprint
-        since = publishing.seen_by_all(connection, release, daily=daily) if release else 0
+        since = publishing.seen_by_all(connection, release, leave) if release else 0
         is_complete = release is not None and since == release.last_load_seq
         if release and same_code and not full_refresh and is_complete and publishing.is_up_to_date(connection, release):
             publishing.write_connect_script(settings, release.version)
@@ -112,8 +114,7 @@ def _build_slice(
     with lake_plugin.reading_up_to(end):
         if release and feeds:
             window = (release.last_load_seq, end)
-            # What daily tables have missed is not in the staging tables any more: there kinds tell nothing.
-            _run_affected(settings, project, feeds, window, progress, daily=daily, by_kind=is_complete)
+            _run_affected(settings, project, feeds, window, progress, leave=leave, catch_up=not is_complete)
         else:
             other = ["--exclude-resource-type", "seed"] if release and same_code else []
             arguments = ["build", *NO_UNIT_TESTS, *(["--full-refresh"] if full_refresh else other)]
@@ -146,17 +147,17 @@ def _run_affected(
     window: tuple[int, int],
     progress: Progress | None,
     *,
-    daily: bool,
-    by_kind: bool,
+    leave: int | None,
+    catch_up: bool,
 ) -> None:
     """Run what new records of these feeds reach. Records that go by kind are staged first, to see where they go."""
     select = ["build", "--indirect-selection", "empty", "--select"]
-    sorting = project.sorting(feeds) if by_kind else None
+    sorting = project.sorting(feeds)
     if sorting:
         project.run([*select, *sorting.staging, *sorting.beside], progress)
     with project.connection() as connection:
         staged = publishing.staged_kinds(connection, settings, sorting.staging) if sorting else None
-        affected = project.affected_by(feeds, daily=daily, staged=staged)
+        affected = project.affected_by(feeds, staged=staged, leave=leave, catch_up=catch_up)
         publishing.pass_over(connection, affected.passed_over, *window)
     # Fewer schemas to look at. (Not for staging: its hook and its table go to two databases, which a look would join.)
     few = ["--cache-selected-only"] if sorting else []

@@ -19,7 +19,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import duckdb
@@ -32,8 +33,6 @@ from market_data.dbt_runs import Project
 
 IDLE_SECONDS = 5.0
 LONGEST_WAIT = 60.0
-DAILY_SECONDS = 600.0
-"""How long the daily tables may stay behind: a day changes with every trade, and is seen when it is over."""
 
 COMPACT_EVERY = 5
 """Builds from one look for small files to the next."""
@@ -55,23 +54,24 @@ class Builder:
     report: Callable[[dict[str, Any]], None]
     failed: int = 0
     built: int = 0
-    daily_built_at: float = -DAILY_SECONDS
+    complete_at: dict[int, float] = field(default_factory=lambda: dict.fromkeys(sorted(publishing.LAST_LAGGING), -inf))
+    """When the tables that may lag by so many seconds had last taken in everything."""
 
     def run(self) -> bool:
         project = Project(self.settings, stays_open=True)
         is_open = True
         while is_open:
-            self._attempt(project, daily=time.monotonic() - self.daily_built_at >= DAILY_SECONDS)
+            waiting = (lag for lag, at in self.complete_at.items() if time.monotonic() - at < lag)
+            self._attempt(project, leave=next(waiting, None))
             is_open = self._wait()
-        return self._attempt(project, daily=True)
+        return self._attempt(project)
 
-    def _attempt(self, project: Project, *, daily: bool) -> bool:
+    def _attempt(self, project: Project, leave: int | None = None) -> bool:
         started = time.monotonic()
         self.report({"event": "building"})
         try:
-            outcome = build.build(self.settings, project=project, daily=daily)
-            if daily:
-                self.daily_built_at = time.monotonic()
+            outcome = build.build(self.settings, project=project, leave=leave)
+            self.complete_at |= {lag: time.monotonic() for lag in self.complete_at if leave is None or lag < leave}
             seconds = round(time.monotonic() - started, 3)
             self.failed = 0
             self.report({

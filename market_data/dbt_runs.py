@@ -107,14 +107,20 @@ class Project:
         return Sorting(tuple(sorted(staging.values())), tuple(sorted(beside)))
 
     def affected_by(
-        self, feeds: Collection[str], *, daily: bool = True, staged: Mapping[str, Set[str]] | None = None
+        self,
+        feeds: Collection[str],
+        *,
+        staged: Mapping[str, Set[str]] | None = None,
+        leave: int | None = None,
+        catch_up: bool = False,
     ) -> Affected:
         """What new records of these feeds change: their staging models, all tables downstream, and the tests of those.
 
-        Views and functions are left out, and their tests are not. Without `daily`, so is what a model with meta.daily
-        feeds: it is not passed over, but stays behind. `staged`: the kinds of usable records that staging models
-        were found to hold; these have run (`sorting`) and are left out, and a model that reads none of these kinds from
-        them is not reached by them.
+        Views and functions are left out, and their tests are not. `staged`: the kinds of usable records that staging
+        models were found to hold; these have run (`sorting`) and are left out, and a model that reads none of these
+        kinds from them is not reached by them. `leave`: the models that may lag by so many seconds or more
+        (meta.may_lag), and what they feed, are left out too; they are not passed over, but stay behind. With `catch_up`
+        the other ones that may lag are reached by whatever kind: what they have missed is not staged any more.
         """
         nodes = self.manifest.nodes
         children: dict[str, list[str]] = {}
@@ -126,21 +132,29 @@ class Project:
             kinds, name = nodes[child].config.meta.get("kinds", {}), nodes[parent].name
             return not staged or name not in kinds or not staged[name].isdisjoint(kinds[name])
 
-        def downstream(key: str, values: Collection[Any]) -> set[str]:
+        def downstream(is_first: Callable[[Any], bool], *, by_kind: bool) -> set[str]:
             found: set[str] = set()
-            todo = [name for name, node in nodes.items() if node.config.meta.get(key) in values]
+            todo = [name for name, node in nodes.items() if is_first(node)]
             while todo:
                 name = todo.pop()
                 if name not in found:
                     found.add(name)
-                    todo += [child for child in children.get(name, []) if reads(child, name)]
+                    todo += [child for child in children.get(name, []) if not by_kind or reads(child, name)]
             return found
+
+        def is_of_feeds(node: Any) -> bool:
+            return node.config.meta.get("feed") in feeds
+
+        def lagging(seconds: int) -> set[str]:
+            return downstream(lambda node: node.config.meta.get("may_lag", 0) >= seconds, by_kind=False)
 
         def has_run(node: Any) -> bool:
             return bool(staged) and ("feed" in node.config.meta or "reads_raw" in node.config.meta)
 
-        reached = downstream("feed", feeds)
-        waiting = set() if daily else downstream("daily", (True,))
+        reached = downstream(is_of_feeds, by_kind=True)
+        if catch_up:
+            reached |= downstream(is_of_feeds, by_kind=False) & lagging(1)
+        waiting = lagging(leave) if leave else set()
         run = [
             nodes[name]
             for name in sorted(reached - waiting)

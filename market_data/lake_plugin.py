@@ -28,6 +28,9 @@ SMALL_RECORDS = 300_000
 """Up to so many records to read, one thread is faster than many, which would mostly wait for each other."""
 
 WRITING_COMMANDS = {"build", "run", "snapshot", "seed"}
+NAMED_IN_FULL = WRITING_COMMANDS | {"test"}
+"""Commands that run the project's own SQL alone, where dbt names the database: a default one would be looked up for each
+node, after each new table in the whole catalog. In what people ask with `dbt show`, unqualified names are the lake's."""
 
 ENVELOPE = (
     "payload blob, feed varchar, source varchar, source_partition integer, source_position bigint,"
@@ -57,8 +60,9 @@ class Plugin(BasePlugin):
             )
 
     def configure_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:
-        """Called for each of dbt's cursors: unqualified names are the lake's."""
-        cursor.execute(f"use {lake.ALIAS}")
+        """Called for each of dbt's cursors, of which every model and every test has one."""
+        if getattr(get_flags(), "WHICH", None) not in NAMED_IN_FULL:
+            cursor.execute(f"use {lake.ALIAS}")
         cursor.execute("set TimeZone = 'UTC'")
         if self._begun != get_invocation_id():  # a process may run dbt many times over one connection
             self._begin(cursor)

@@ -24,8 +24,9 @@ from market_data import bookkeeping, lake
 UNFINISHED = ("started", "failed")
 REPROCESS = "mdp reprocess"
 """The command of runs that are parts of a whole (market_data/reprocessing.py)."""
-LAST_DAILY_TABLE = "features_1d_at_decision"
-"""The model that follows all daily tables: where it has come, they have."""
+LAST_LAGGING = {60: "bars_1m", 600: "features_1d_at_decision"}
+"""By the seconds that tables may lag behind others (meta.may_lag), the model that follows them all: where it has come,
+they have."""
 SCRATCH = "scratch.duckdb"
 """Where staging models put the records of a build, in the lake's state directory."""
 
@@ -166,14 +167,17 @@ def loaded_since(connection: duckdb.DuckDBPyConnection, release: Release | None)
     return bookkeeping.scalar(connection, f"{query} {release.last_load_seq if release else 0}")
 
 
-def seen_by_all(connection: duckdb.DuckDBPyConnection, release: Release, *, daily: bool) -> int:
-    """The last load that all tables of a release hold; where a build left the daily ones behind, an earlier one."""
-    if not daily:
-        return release.last_load_seq
-    row = connection.execute(
-        "select load_seq from lake.observability.progress where model = ?", [LAST_DAILY_TABLE]
-    ).fetchone()
-    return min(release.last_load_seq, row[0]) if row else release.last_load_seq
+def seen_by_all(connection: duckdb.DuckDBPyConnection, release: Release, leave: int | None) -> int:
+    """The last load that all tables of a release hold; where builds left some behind, an earlier one.
+
+    Those that may lag by ``leave`` seconds or more do not count.
+    """
+    due = [model for seconds, model in LAST_LAGGING.items() if leave is None or seconds < leave]
+    return bookkeeping.scalar(
+        connection,
+        f"select least({release.last_load_seq}, min(load_seq)) from lake.observability.progress"
+        f" where list_contains({due}::varchar[], model)",
+    )
 
 
 def feeds_since(connection: duckdb.DuckDBPyConnection, load_seq: int) -> set[str]:

@@ -86,7 +86,7 @@ def make_days(root: Path, count: int) -> Days:
     found.warehouse.build()
     found.count()
     load(found.warehouse, files[len(files) * 2 // 3 :])
-    build(found.warehouse.settings, daily=False)
+    build(found.warehouse.settings, leave=600)
     found.count()
     assert found.warehouse.build().built, "the daily tables were behind"
     found.count()

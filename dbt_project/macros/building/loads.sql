@@ -240,16 +240,31 @@
     {{- return(names) -}}
 {%- endmacro %}
 
-{#-
-    Whether a row is of a load to be counted anew, since this model's mark: a new one, or one of which a late record turned a
-    duplicate into a revision. With literal numbers, by which DuckLake prunes files.
--#}
+{#- The loads to be counted anew since this model's mark, each with a table that has news of it or with none: the new ones,
+    and those of which a late record turned a duplicate into a revision. -#}
+{% macro touched_loads(tables) -%}
+    {%- set changes = ["select load_seq, '' as table_name from lake.observability.loads where load_seq > " ~ mark()] -%}
+    {%- for table in tables -%}
+        {%- do changes.append(
+            "select load_seq, '" ~ table ~ "' as table_name from " ~ ref('int_' ~ table ~ '__versioned')
+            ~ " where build_seq > " ~ mark()
+        ) -%}
+    {%- endfor -%}
+    {{- return(ask(changes | join(" union "))) -}}
+{%- endmacro %}
+
+{#- Whether a row is of such a load. With literal numbers, by which DuckLake prunes files. -#}
 {% macro is_touched_load(tables) -%}
     {%- if not execute or mark() == 0 -%}{{- return("true") -}}{%- endif -%}
-    {%- set changes = ["select load_seq from lake.observability.loads where load_seq > " ~ mark()] -%}
-    {%- for table in tables -%}
-        {%- do changes.append("select load_seq from " ~ ref('int_' ~ table ~ '__versioned') ~ " where build_seq > " ~ mark()) -%}
-    {%- endfor -%}
-    {%- set loads = ask_values(changes | join(" union ")) -%}
-    {{- return("load_seq in (" ~ loads | sort | join(", ") ~ ")" if loads else "false") -}}
+    {%- set loads = touched_loads(tables) | map('first') | unique | sort -%}
+    {{- return("load_seq in (" ~ loads | join(", ") ~ ")" if loads else "false") -}}
+{%- endmacro %}
+
+{#- The tables that can hold records of such loads. All rows of new loads are news; an earlier load may have others. -#}
+{% macro tables_of_touched_loads(tables) -%}
+    {%- if not execute or mark() == 0 or touched_loads(tables) | map('first') | select('le', mark()) | list -%}
+        {{- return(tables) -}}
+    {%- endif -%}
+    {%- set names = touched_loads(tables) | map('last') | select | unique | sort -%}
+    {{- return(names or tables[:1]) -}}
 {%- endmacro %}

@@ -18,7 +18,7 @@ with loads as (
 
 -- A record counts once however many rows it makes, as canonical if any of them is.
 modelled as (
-    {% for table in tables -%}
+    {% for table in tables_of_touched_loads(tables) -%}
     select load_seq, source_position, bool_or(not is_duplicate) as is_canonical
     from {{ ref('int_' ~ table ~ '__versioned') }}
     where not is_deletion and {{ is_touched }}

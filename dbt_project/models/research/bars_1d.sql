@@ -1,5 +1,5 @@
 {{ config(
-    meta={'daily': true},
+    meta={'may_lag': 600},
     materialized='incremental',
     incremental_strategy='append',
     on_schema_change='append_new_columns',

@@ -1,5 +1,6 @@
 {%- set minute_of_trade = "time_bucket(interval '1 minute', event_time::timestamp)::timestamp_ns" %}
 {{ config(
+    meta={'may_lag': 60},
     materialized='incremental',
     incremental_strategy='append',
     on_schema_change='append_new_columns',

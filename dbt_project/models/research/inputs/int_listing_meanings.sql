@@ -1,6 +1,6 @@
 {{ config(
     materialized='incremental',
-    meta={'daily': true},
+    meta={'may_lag': 600},
     incremental_strategy='delete+insert',
     unique_key=['listing_id'],
     on_schema_change='append_new_columns',

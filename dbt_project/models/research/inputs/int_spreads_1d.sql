@@ -1,6 +1,6 @@
 {{ config(
     materialized='incremental',
-    meta={'daily': true},
+    meta={'may_lag': 600},
     incremental_strategy='append',
     on_schema_change='append_new_columns',
     sorted_by=['listing_id', 'session_date'],
