@@ -50,8 +50,8 @@ def build(
 ) -> Outcome:
     """Build what is new, test it, publish it. A process that builds often keeps a ``project``, and starts faster.
 
-    With ``leave``, the tables that may lag behind the others by so many seconds or more (meta.may_lag) stay as they are:
-    a later build takes in what they missed.
+    With ``leave``, tables that may lag behind the others by so many seconds or more (meta.may_lag) stay as they are: a
+    later build takes in what they missed.
 
     Raises ``BuildFailedError`` when a model or a test fails (readers then keep the version they had) and
     ``lock.LakeBusyError`` when another writer holds the lake for longer than MDP_LOCK_WAIT.

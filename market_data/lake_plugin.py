@@ -29,8 +29,8 @@ SMALL_RECORDS = 300_000
 
 WRITING_COMMANDS = {"build", "run", "snapshot", "seed"}
 NAMED_IN_FULL = WRITING_COMMANDS | {"test"}
-"""Commands that run the project's own SQL alone, where dbt names the database: a default one would be looked up for each
-node, after each new table in the whole catalog. In what people ask with `dbt show`, unqualified names are the lake's."""
+"""Commands that run the project's own SQL alone, where dbt names the database: a default one would be looked up for
+each node, after each new table in the whole catalog. For what people ask with `dbt show`, the lake is the default."""
 
 ENVELOPE = (
     "payload blob, feed varchar, source varchar, source_partition integer, source_position bigint,"

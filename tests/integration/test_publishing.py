@@ -155,6 +155,46 @@ def test_daily_tables_that_catch_up_are_tested(
         built.build()
 
 
+def test_tables_that_may_lag_stay_behind_and_take_in_all_kinds_that_they_missed(built: Warehouse) -> None:
+    """Quotes come, then trades alone: when the tables catch up, no quote is staged any more."""
+
+    def rows() -> tuple[int, ...]:
+        """Of which none, the minutes and the daily tables may lag."""
+        tables = ("canonical.trades", "research.bars_1m", "research.bars_1d", "versioned.int_spreads_1d")
+        return tuple(built.ask(f"select count(*) from {table} where symbol = 'LAGS'")[0][0] for table in tables)
+
+    def add_trades(number: int) -> None:
+        path = capture(built.root, f"binance_spot_lags_{number}", [(number, "100", "1")], symbol="LAGS")
+        assert built.load(path, "binance_spot").status == "loaded"
+
+    quote = '{"stream":"lags@bookTicker","data":{"u":1,"s":"LAGS","b":"99","B":"1","a":"101","A":"1"}}'
+    (built.root / "binance_spot_lags").write_text(f"{T0}000000 {quote}\n")
+    assert built.load(built.root / "binance_spot_lags", "binance_spot").status == "loaded"
+    build.build(built.settings, leave=60)
+    add_trades(1)
+    build.build(built.settings, leave=60)
+    assert rows() == (1, 0, 0, 0)
+    build.build(built.settings, leave=600)
+    assert rows() == (1, 1, 0, 0)
+    add_trades(2)
+    built.build()
+    assert rows() == (2, 2, 1, 1)
+
+
+def test_a_model_follows_all_tables_that_may_lag_as_long(built: Warehouse) -> None:
+    """By its mark a build sees how far they have come."""
+    nodes = dbt_runs.Project(built.settings).manifest.nodes
+
+    def ancestors(name: str) -> set[str]:
+        return {name}.union(*(ancestors(parent) for parent in nodes[name].depends_on_nodes if parent in nodes))
+
+    lags = {name: node.config.meta["may_lag"] for name, node in nodes.items() if "may_lag" in node.config.meta}
+    assert set(lags.values()) == set(publishing.LAST_LAGGING)
+    for seconds, last in publishing.LAST_LAGGING.items():
+        followed = ancestors(f"model.market_data_platform.{last}")
+        assert {name for name, lag in lags.items() if lag == seconds} <= followed
+
+
 @pytest.mark.long
 def test_each_load_stays_noted_by_the_code_that_read_it(
     built: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
