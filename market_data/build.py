@@ -7,6 +7,7 @@ writers' lock ── restore what a failed run left ── enter new loads ─�
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import asdict, dataclass, replace
@@ -59,7 +60,8 @@ def build(
     started = time.monotonic()
     logs.event(log, "build-started", "building", on_screen=True, full_refresh=full_refresh)
     try:
-        outcome = _build(settings, full_refresh, progress, project or Project(settings), leave)
+        with contextlib.nullcontext(project) if project else Project(settings) as kept:
+            outcome = _build(settings, full_refresh, progress, kept, leave)
     except BuildFailedError as error:
         seconds = round(time.monotonic() - started, 3)
         message = f"the build failed: {error}"
@@ -169,8 +171,8 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
 
     Raises ``BuildFailedError`` when a test fails, or when the last dbt run did not end well.
     """
-    project, fingerprint = Project(settings), fingerprints.code_fingerprint()
-    with lock.writers_lock(settings):
+    fingerprint = fingerprints.code_fingerprint()
+    with lock.writers_lock(settings), Project(settings) as project:
         with project.connection() as connection:
             release = publishing.published(connection)
             event = publishing.last_event(connection)

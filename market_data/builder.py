@@ -58,13 +58,13 @@ class Builder:
     """When the tables that may lag by so many seconds had last taken in everything."""
 
     def run(self) -> bool:
-        project = Project(self.settings, stays_open=True)
-        is_open = True
-        while is_open:
-            waiting = (lag for lag, at in self.complete_at.items() if time.monotonic() - at < lag)
-            self._attempt(project, leave=next(waiting, None))
-            is_open = self._wait()
-        return self._attempt(project)
+        with Project(self.settings, terse_log=True) as project:
+            is_open = True
+            while is_open:
+                waiting = (lag for lag, at in self.complete_at.items() if time.monotonic() - at < lag)
+                self._attempt(project, leave=next(waiting, None))
+                is_open = self._wait()
+            return self._attempt(project)
 
     def _attempt(self, project: Project, leave: int | None = None) -> bool:
         started = time.monotonic()

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 
@@ -63,15 +63,25 @@ class Sorting:
 class Project:
     """The dbt project for one lake. What dbt knows of it is kept, so that a second run starts at once.
 
-    With ``stays_open``, dbt's connection is kept too, for a process that builds again and again; its log then holds
-    what failed, and not every statement.
+    In a ``with`` block dbt's connection is kept too, until its end. With a ``terse_log``, for a process that builds
+    again and again, dbt's log holds what failed, and not every statement.
     """
 
-    def __init__(self, settings: Settings, *, stays_open: bool = False) -> None:
-        self._settings, self._stays_open = settings, stays_open
+    def __init__(self, settings: Settings, *, terse_log: bool = False) -> None:
+        self._settings, self._terse_log = settings, terse_log
+        self._stays_open = False
         self._state = settings.state_dir
         self._manifest: Any = None
         self._parsed_code = ""
+
+    def __enter__(self) -> Self:
+        self._stays_open = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stays_open = False
+        if _open_connection() is not None:
+            close()
 
     def run(self, arguments: list[str], progress: Progress | None = None) -> None:
         """Run dbt; ``BuildFailedError`` where anything failed."""
@@ -203,7 +213,7 @@ class Project:
         from dbt.cli.main import dbtRunner
 
         flags = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT.parent), "--quiet", "--no-use-colors"]
-        flags += ["--no-write-json", *(["--log-level-file", "info"] if self._stays_open else [])]
+        flags += ["--no-write-json", *(["--log-level-file", "info"] if self._terse_log else [])]
         flags += ["--target-path", str(self._state / "target"), "--log-path", str(self._state / "logs")]
         self._state.mkdir(parents=True, exist_ok=True)
         with _environment(self._settings), self._parsed_before(), contextlib.redirect_stdout(io.StringIO()):

@@ -86,8 +86,7 @@ def reprocess(
     ``BuildFailedError`` where a model or a test fails; readers then keep the version they had.
     """
     started = time.monotonic()
-    project = Project(settings)
-    with lock.writers_lock(settings):
+    with lock.writers_lock(settings), Project(settings) as project:
         version = build.build(settings, progress=progress, project=project).version
         with project.connection() as connection:
             loads = _chosen(connection, feeds, since, everything, load_ids)
