@@ -74,6 +74,42 @@ def test_s3_reads_the_usual_variables_and_shows_no_secret() -> None:
     assert "canary" not in repr(settings)
 
 
+@pytest.mark.parametrize(
+    "brokers",
+    ["broker", "a.example.org:9092,b-1_x:19092", "a:1, b:65535", "[::1]:9092", "SASL_SSL://a:9092", "10.0.0.1:9092"],
+)
+def test_brokers_are_taken_as_the_clients_take_them(brokers: str) -> None:
+    from kafka.cluster import collect_hosts
+
+    assert Settings.from_env({"MDP_KAFKA": brokers}).kafka == brokers
+    assert all(host and port for host, port, _ in collect_hosts(brokers))
+
+
+@pytest.mark.parametrize(
+    ("brokers", "wrong"),
+    [
+        ("localhost:abc", "localhost:abc"),
+        ("a:9092,b:", "b:"),
+        ("a:9092,", ""),
+        ("a:0", "a:0"),
+        ("a:65536", "a:65536"),
+        ("a:9092;b:9092", "a:9092;b:9092"),
+        ("[::1]9092", "[::1]9092"),
+        ("http://a:9092/x", "http://a:9092/x"),
+    ],
+)
+def test_what_is_no_broker_is_named(brokers: str, wrong: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({"MDP_KAFKA": brokers})
+    assert str(caught.value) == f"MDP_KAFKA is {brokers!r}: {wrong!r} is no broker; give host:port,…"
+
+
+def test_a_password_among_the_brokers_is_refused_and_not_shown() -> None:
+    with pytest.raises(SettingsError, match="MDP_KAFKA_PASSWORD") as caught:
+        Settings.from_env({"MDP_KAFKA": "me:canary@a:9092"})
+    assert "canary" not in str(caught.value)
+
+
 def test_kafka_is_spoken_to_in_its_own_words_and_shows_no_secret() -> None:
     env = {"MDP_KAFKA_SECURITY": "sasl_ssl", "MDP_KAFKA_USER": "mdp", "MDP_KAFKA_PASSWORD": "canary"}
     security = Settings.from_env({**env, "MDP_KAFKA_CA": "/ca.pem"}).kafka_security
