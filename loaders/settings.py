@@ -144,9 +144,9 @@ class Settings:
             keep_days=_days("MDP_KEEP_DAYS", env.get("MDP_KEEP_DAYS", "7")),
             memory=_memory(env.get("MDP_MEMORY")),
             s3=S3Settings(
-                access_key=env.get("AWS_ACCESS_KEY_ID"),
-                secret_key=env.get("AWS_SECRET_ACCESS_KEY"),
-                session_token=env.get("AWS_SESSION_TOKEN"),
+                access_key=_credential(env, "AWS_ACCESS_KEY_ID"),
+                secret_key=_credential(env, "AWS_SECRET_ACCESS_KEY"),
+                session_token=_credential(env, "AWS_SESSION_TOKEN"),
                 region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION"),
                 endpoint=env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
                 timeout_seconds=_seconds("MDP_S3_TIMEOUT", env.get("MDP_S3_TIMEOUT", "30")),
@@ -212,8 +212,9 @@ def _kafka_security(env: Mapping[str, str]) -> KafkaSecurity:
 def _place(name: str, value: str) -> str:
     """Return an s3:// URL without its trailing slash, or an absolute path."""
     if value.startswith("s3://"):
-        if not value.removeprefix("s3://").strip("/"):
-            raise SettingsError(f"{name} is {value!r}, which names no bucket; write s3://bucket/prefix")
+        bucket = value.removeprefix("s3://").partition("/")[0]
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,255}", bucket):
+            raise SettingsError(f"{name} is {value!r}, and {bucket!r} cannot be a bucket; write s3://bucket/prefix")
         return value.rstrip("/")
     if "://" in value:
         scheme = value.partition("://")[0]
@@ -221,6 +222,14 @@ def _place(name: str, value: str) -> str:
     if "\0" in value:
         raise SettingsError(f"{name} holds a NUL byte")
     return str(Path(value).expanduser().absolute())
+
+
+def _credential(env: Mapping[str, str], name: str) -> str | None:
+    """Return what says who we are to S3. What a header cannot hold would be shown by the error that says so."""
+    value = env.get(name)
+    if value is not None and not re.fullmatch(r"[!-~]+", value):
+        raise SettingsError(f"{name} holds a space, a line break or another character that no key has; set it anew")
+    return value
 
 
 def user_cache() -> Path:

@@ -50,7 +50,7 @@ def test_a_catalog_that_cannot_be_used_is_refused(catalog: str, way_out: str) ->
         Settings.from_env({"MDP_LAKE": catalog, "MDP_LAKE_DATA": "/d"})
 
 
-@pytest.mark.parametrize("place", ["gs://bucket/x", "s3://", "file:///tmp/x", "a\0b"])
+@pytest.mark.parametrize("place", ["gs://bucket/x", "s3://", "s3:///x", "s3://a b/x", "file:///tmp/x", "a\0b"])
 def test_a_place_of_another_kind_is_refused(place: str) -> None:
     with pytest.raises(SettingsError, match="MDP_RAW"):
         Settings.from_env({"MDP_RAW": place})
@@ -72,6 +72,14 @@ def test_s3_reads_the_usual_variables_and_shows_no_secret() -> None:
     assert (settings.s3.access_key, settings.s3.secret_key) == ("me", "canary-secret")
     assert (settings.s3.region, settings.s3.endpoint) == ("eu-west-1", "http://b")
     assert "canary" not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+@pytest.mark.parametrize("value", ["canary\n", " canary", "canär"])
+def test_a_key_that_a_header_cannot_hold_is_refused_and_not_shown(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} holds a space") as caught:
+        Settings.from_env({name: value})
+    assert value.strip() not in str(caught.value)
 
 
 @pytest.mark.parametrize(

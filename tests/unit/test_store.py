@@ -282,3 +282,46 @@ def test_a_wrong_secret_is_an_error_without_it(request: pytest.FixtureRequest) -
     with pytest.raises(StoreError) as caught:
         store.get("a")
     assert "canary" not in str(caught.value)
+
+
+def forget_aws(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Let boto3 find nothing of this machine."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.mark.parametrize(
+    ("url", "s3", "env", "told"),
+    [
+        (
+            "s3://bucket/x",
+            S3Settings(),
+            {},
+            "cannot be asked for s3://bucket/x/k: Unable to locate credentials; set",
+        ),
+        ("s3://bucket", S3Settings("me"), {}, "cannot be asked for s3://bucket: Partial credentials found in"),
+        ("s3://a b/x", S3Settings("me", "canary"), {}, "asked for s3://a b/x/k: Parameter validation failed: Invalid"),
+        ("s3://bucket", S3Settings("me", "canary", endpoint="nowhere"), {}, "Invalid endpoint: nowhere; set"),
+        ("s3://bucket", S3Settings("me", "canary", region="a b"), {}, "Provided region_name 'a b' doesn't match"),
+        ("s3://bucket", S3Settings(), {"AWS_PROFILE": "gone"}, "The config profile (gone) could not be found; set"),
+    ],
+)
+def test_what_cannot_even_be_asked_is_told_in_one_line(
+    url: str, s3: S3Settings, env: dict[str, str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_aws(monkeypatch, tmp_path)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    for ask in (
+        lambda store: store.get("k"),
+        lambda store: list(store.list("k")),
+        lambda store: store.put_if_absent("k", b"x"),
+        lambda store: store.put_file("k", Path(__file__)),
+    ):
+        with pytest.raises(StoreError) as caught:
+            ask(open_store(url, s3))
+        said = str(caught.value)
+        assert told in said and "AWS_ACCESS_KEY_ID" in said
+        assert "canary" not in said and "\n" not in said
