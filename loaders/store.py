@@ -132,14 +132,15 @@ class LocalStore(Store):
             _directory_to_disk(target.parent)
 
     def get(self, key: str) -> bytes:
-        try:
-            with _local_errors(key):
+        with _local_errors(key):
+            try:
                 return self._path(key).read_bytes()
-        except FileNotFoundError:
-            raise KeyError(key) from None
+            except FileNotFoundError:
+                raise KeyError(key) from None
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        with _local_errors(key):
+            return self._path(key).is_file()
 
     def list(self, prefix: str, start_after: str | None = None) -> Iterator[str]:
         folder = prefix.rpartition("/")[0]
@@ -162,15 +163,16 @@ class LocalStore(Store):
 
     def _below(self, directory: Path, base: str, after: str) -> Iterator[str]:
         """Yield keys below a directory, in order; directories that end before `after` are not opened."""
-        try:
-            with os.scandir(directory) as entries:
-                names = sorted(
-                    entry.name + "/" if entry.is_dir() else entry.name
-                    for entry in entries
-                    if not entry.name.startswith(".")
-                )
-        except (FileNotFoundError, NotADirectoryError):
-            return
+        with _local_errors(str(directory)):
+            try:
+                with os.scandir(directory) as entries:
+                    names = sorted(
+                        entry.name + "/" if entry.is_dir() else entry.name
+                        for entry in entries
+                        if not entry.name.startswith(".")
+                    )
+            except (FileNotFoundError, NotADirectoryError):
+                return
         for name in names:
             key = base + name
             if name.endswith("/"):
@@ -209,13 +211,13 @@ class _LocalSink:
 
 
 @contextmanager
-def _local_errors(key: str) -> Iterator[None]:
+def _local_errors(what: str) -> Iterator[None]:
     try:
         yield
-    except (StoreError, FileNotFoundError):
+    except StoreError:
         raise
     except OSError as error:
-        raise StoreError(error.errno, f"cannot write or read {key}: {error.strerror or error}") from error
+        raise StoreError(error.errno, f"cannot write or read {what}: {error.strerror or error}") from error
 
 
 def _to_disk(file: Any) -> None:

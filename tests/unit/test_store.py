@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -163,6 +165,45 @@ def test_a_full_disk_fails_cleanly(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"a/b: No space left"), Full(tmp_path).open_write("a/b") as sink:
         sink.write(b"x")
     assert not (tmp_path / "a").exists()
+
+
+def test_a_place_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(str(tmp_path))
+    store.put_if_absent("a/b", b"x")
+    for number in (errno.EIO, errno.EACCES):
+
+        def fail(*_: object, number: int = number) -> Any:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "scandir", fail)
+            with pytest.raises(StoreError, match=f"{tmp_path}: {os.strerror(number)}") as caught:
+                list(store.list(""))
+            assert caught.value.errno == number
+        with monkeypatch.context() as broken:
+            broken.setattr(Path, "is_file", fail)
+            broken.setattr(Path, "read_bytes", fail)
+            for ask in (store.get, store.exists):
+                with pytest.raises(StoreError, match=f"a/b: {os.strerror(number)}"):
+                    ask("a/b")
+    with pytest.raises(KeyError):
+        store.get("a/c")
+    assert list(store.list("c/")) == []
+
+
+def test_what_vanishes_while_it_is_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when somebody clears `.tmp`, or the disk goes away: a loader tries again after a StoreError."""
+    store = open_store(str(tmp_path))
+
+    def vanish(_: object) -> None:
+        shutil.rmtree(tmp_path / ".tmp")
+
+    monkeypatch.setattr(loaders.store, "_to_disk", vanish)
+    with pytest.raises(StoreError, match="a/b: No such file"):
+        store.put_if_absent("a/b", b"x")
+    with pytest.raises(StoreError, match="a/b: No such file"), store.open_write("a/b") as sink:
+        sink.write(b"x")
+    assert list(store.list("")) == []
 
 
 class FakeClient:
