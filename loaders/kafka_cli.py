@@ -119,7 +119,7 @@ def load_kafka(
         settings = _settings(client)
         failpoints.arm(settings.failpoint)
         feeds = streams_of(names, topic)
-        until = _until(until_text, feeds)
+        until = until_of(until_text, feeds)
     except (RegistryError, SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     metrics = Metrics()
@@ -296,7 +296,8 @@ def streams_of(names: tuple[str, ...], topic: str | None) -> list[Feed]:
     return [dataclasses.replace(feeds[0], topic=topic)]
 
 
-def _until(text: str | None, feeds: list[Feed]) -> Until | None:
+def until_of(text: str | None, feeds: list[Feed]) -> Until | None:
+    """Return how far to load these feeds. Raises ValueError where the text cannot be understood."""
     if text is None:
         return None
     until = parse_until(text)

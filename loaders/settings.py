@@ -3,7 +3,7 @@
 MDP_RAW        raw zone: a directory or s3://bucket/prefix           (./warehouse/raw)
 MDP_LAKE       the lake's catalog: a SQLite file or postgres:…               (./warehouse/lake.sqlite)
 MDP_LAKE_DATA  the lake's files: a directory or s3://bucket/prefix   (./warehouse/lake)
-MDP_KAFKA      bootstrap servers                                     (127.0.0.1:9092)
+MDP_KAFKA      bootstrap servers: host:port,…                        (127.0.0.1:9092)
 MDP_KAFKA_CLIENT    what reads from Kafka: kafka-python or confluent  (kafka-python)
 MDP_KAFKA_SECURITY  PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL       (PLAINTEXT)
 MDP_KAFKA_CA, MDP_KAFKA_CERT, MDP_KAFKA_KEY  PEM files: who signs the brokers' certificates; our own certificate and key
@@ -34,6 +34,7 @@ MIB = 1 << 20
 
 KafkaClient = Literal["kafka-python", "confluent"]
 KAFKA_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_BROKER = re.compile(r"(?:\w+://)?(?:\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::(\d{1,5}))?")
 SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
@@ -134,7 +135,7 @@ class Settings:
             raw=_place("MDP_RAW", env.get("MDP_RAW", "warehouse/raw")),
             lake=lake,
             lake_data=_lake_data(env, lake),
-            kafka=env.get("MDP_KAFKA", "127.0.0.1:9092"),
+            kafka=_brokers(env.get("MDP_KAFKA", "127.0.0.1:9092")),
             kafka_client=_kafka_client(env.get("MDP_KAFKA_CLIENT", "kafka-python")),
             kafka_security=_kafka_security(env),
             services_dir=_place("MDP_SERVICES_DIR", env["MDP_SERVICES_DIR"]) if "MDP_SERVICES_DIR" in env else None,
@@ -143,9 +144,9 @@ class Settings:
             keep_days=_days("MDP_KEEP_DAYS", env.get("MDP_KEEP_DAYS", "7")),
             memory=_memory(env.get("MDP_MEMORY")),
             s3=S3Settings(
-                access_key=env.get("AWS_ACCESS_KEY_ID"),
-                secret_key=env.get("AWS_SECRET_ACCESS_KEY"),
-                session_token=env.get("AWS_SESSION_TOKEN"),
+                access_key=_credential(env, "AWS_ACCESS_KEY_ID"),
+                secret_key=_credential(env, "AWS_SECRET_ACCESS_KEY"),
+                session_token=_credential(env, "AWS_SESSION_TOKEN"),
                 region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION"),
                 endpoint=env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
                 timeout_seconds=_seconds("MDP_S3_TIMEOUT", env.get("MDP_S3_TIMEOUT", "30")),
@@ -159,6 +160,17 @@ def log_style() -> Literal["text", "json"]:
     if style not in ("text", "json"):
         raise SettingsError(f"MDP_LOG is {style!r}; give text or json")
     return "json" if style == "json" else "text"
+
+
+def _brokers(value: str) -> str:
+    """Return the bootstrap servers, each a host and perhaps a port, as either client reads them."""
+    if "@" in value:
+        raise SettingsError("MDP_KAFKA names a user; put that into MDP_KAFKA_USER and MDP_KAFKA_PASSWORD")
+    for broker in value.split(","):
+        found = _BROKER.fullmatch(broker.strip())
+        if found is None or not 0 < int(found[1] or 9092) < 1 << 16:
+            raise SettingsError(f"MDP_KAFKA is {value!r}: {broker.strip()!r} is no broker; give host:port,…")
+    return value
 
 
 def _kafka_client(value: str) -> KafkaClient:
@@ -200,8 +212,9 @@ def _kafka_security(env: Mapping[str, str]) -> KafkaSecurity:
 def _place(name: str, value: str) -> str:
     """Return an s3:// URL without its trailing slash, or an absolute path."""
     if value.startswith("s3://"):
-        if not value.removeprefix("s3://").strip("/"):
-            raise SettingsError(f"{name} is {value!r}, which names no bucket; write s3://bucket/prefix")
+        bucket = value.removeprefix("s3://").partition("/")[0]
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,255}", bucket):
+            raise SettingsError(f"{name} is {value!r}, and {bucket!r} cannot be a bucket; write s3://bucket/prefix")
         return value.rstrip("/")
     if "://" in value:
         scheme = value.partition("://")[0]
@@ -209,6 +222,14 @@ def _place(name: str, value: str) -> str:
     if "\0" in value:
         raise SettingsError(f"{name} holds a NUL byte")
     return str(Path(value).expanduser().absolute())
+
+
+def _credential(env: Mapping[str, str], name: str) -> str | None:
+    """Return what says who we are to S3. What a header cannot hold would be shown by the error that says so."""
+    value = env.get(name)
+    if value is not None and not re.fullmatch(r"[!-~]+", value):
+        raise SettingsError(f"{name} holds a space, a line break or another character that no key has; set it anew")
+    return value
 
 
 def user_cache() -> Path:

@@ -82,7 +82,10 @@ class Store(ABC):
 
 
 def open_store(url: str, s3: S3Settings | None = None) -> Store:
-    """Return the store at a directory or at s3://bucket/prefix. Nothing is created or asked yet."""
+    """Return the store at a directory or at s3://bucket/prefix. Nothing is created or asked yet.
+
+    Raises StoreError for settings of S3 that cannot be used.
+    """
     if url.startswith("s3://"):
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         return S3Store(bucket, prefix, s3 or S3Settings())
@@ -129,14 +132,15 @@ class LocalStore(Store):
             _directory_to_disk(target.parent)
 
     def get(self, key: str) -> bytes:
-        try:
-            with _local_errors(key):
+        with _local_errors(key):
+            try:
                 return self._path(key).read_bytes()
-        except FileNotFoundError:
-            raise KeyError(key) from None
+            except FileNotFoundError:
+                raise KeyError(key) from None
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        with _local_errors(key):
+            return self._path(key).is_file()
 
     def list(self, prefix: str, start_after: str | None = None) -> Iterator[str]:
         folder = prefix.rpartition("/")[0]
@@ -159,15 +163,16 @@ class LocalStore(Store):
 
     def _below(self, directory: Path, base: str, after: str) -> Iterator[str]:
         """Yield keys below a directory, in order; directories that end before `after` are not opened."""
-        try:
-            with os.scandir(directory) as entries:
-                names = sorted(
-                    entry.name + "/" if entry.is_dir() else entry.name
-                    for entry in entries
-                    if not entry.name.startswith(".")
-                )
-        except (FileNotFoundError, NotADirectoryError):
-            return
+        with _local_errors(str(directory)):
+            try:
+                with os.scandir(directory) as entries:
+                    names = sorted(
+                        entry.name + "/" if entry.is_dir() else entry.name
+                        for entry in entries
+                        if not entry.name.startswith(".")
+                    )
+            except (FileNotFoundError, NotADirectoryError):
+                return
         for name in names:
             key = base + name
             if name.endswith("/"):
@@ -206,13 +211,13 @@ class _LocalSink:
 
 
 @contextmanager
-def _local_errors(key: str) -> Iterator[None]:
+def _local_errors(what: str) -> Iterator[None]:
     try:
         yield
-    except (StoreError, FileNotFoundError):
+    except StoreError:
         raise
     except OSError as error:
-        raise StoreError(error.errno, f"cannot write or read {key}: {error.strerror or error}") from error
+        raise StoreError(error.errno, f"cannot write or read {what}: {error.strerror or error}") from error
 
 
 def _to_disk(file: Any) -> None:
@@ -234,26 +239,30 @@ class S3Store(Store):
     def __init__(self, bucket: str, prefix: str, s3: S3Settings) -> None:
         import boto3
         from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
 
         self.bucket = bucket
         self._base = prefix.strip("/") + "/" if prefix.strip("/") else ""
-        self._client = boto3.client(
-            "s3",
-            aws_access_key_id=s3.access_key,
-            aws_secret_access_key=s3.secret_key,
-            aws_session_token=s3.session_token,
-            region_name=s3.region or "us-east-1",
-            endpoint_url=s3.endpoint,
-            config=Config(
-                connect_timeout=min(10.0, s3.timeout_seconds),
-                read_timeout=s3.timeout_seconds,
-                retries={"total_max_attempts": 1},
-                s3={"addressing_style": "path" if s3.endpoint else "auto"},
-                # Checksums beyond the signature's are a dialect that other servers than Amazon's may refuse.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
+        try:
+            self._client = boto3.client(
+                "s3",
+                aws_access_key_id=s3.access_key,
+                aws_secret_access_key=s3.secret_key,
+                aws_session_token=s3.session_token,
+                region_name=s3.region or "us-east-1",
+                endpoint_url=s3.endpoint,
+                config=Config(
+                    connect_timeout=min(10.0, s3.timeout_seconds),
+                    read_timeout=s3.timeout_seconds,
+                    retries={"total_max_attempts": 1},
+                    s3={"addressing_style": "path" if s3.endpoint else "auto"},
+                    # Checksums beyond the signature's are a dialect that other servers than Amazon's may refuse.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                ),
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise StoreError(_unasked(f"s3://{bucket}", error)) from error
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         name = self._name(key)
@@ -336,11 +345,15 @@ class S3Store(Store):
 
     def _call(self, key: str, request: Callable[[int], T]) -> T:
         """Make a request, again where that can help. Raises FileNotFoundError for 404, else StoreError."""
+        from botocore.exceptions import BotoCoreError
+
         for attempt in range(ATTEMPTS):
             try:
                 return request(attempt)
             except Exception as error:
                 status = _status(error)
+                if isinstance(error, BotoCoreError) and status is None:
+                    raise StoreError(_unasked(f"s3://{self.bucket}/{self._base}{key}", error)) from error
                 if status is None:
                     raise
                 if status == 404 and _code(error) != "NoSuchBucket":
@@ -366,6 +379,12 @@ def _status(error: Exception) -> int | None:
         return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     unanswered = (HTTPClientError, IncompleteReadError, NotConnectedError, ResponseParserError, HTTPError)
     return 0 if isinstance(error, unanswered) else None
+
+
+def _unasked(where: str, error: Exception) -> str:
+    """Say why a request was never made, as for want of credentials, in one line."""
+    way_out = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and check AWS_ENDPOINT_URL and the bucket's name"
+    return f"S3 cannot be asked for {where}: {' '.join(str(error).split()).rstrip('.')}; {way_out}"
 
 
 def _code(error: Exception) -> str:

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from loaders import logs
 from loaders.backfill import backfill
 from loaders.cli import load
-from loaders.kafka_cli import CLIENT, capture, load_kafka, replay_kafka, streams_of
+from loaders.kafka_cli import CLIENT, capture, load_kafka, replay_kafka, streams_of, until_of
 from loaders.registry import RegistryError, find_feed, load_registry
 from loaders.seal_cli import seal_days
 from loaders.settings import Settings, SettingsError, log_style
@@ -444,13 +444,14 @@ def live(
 
     As soon as a segment is in the raw zone, what depends on it is built, tested and published; what comes meanwhile is
     taken together by the next build. A build that fails is tried again, later and later, while loading goes on; a
-    loader that ends is started again. mdp status shows all of it.
+    loader that ends is started again, unless it cannot work as it was told to. mdp status shows all of it.
     """
     from market_data import live as living
 
     settings = Settings.from_env()
     try:
         streams = streams_of(feeds, topic)
+        until_of(until, streams)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     arguments = ["--segment-seconds", str(segment_seconds)]
@@ -467,11 +468,11 @@ def live(
         settings, [feed.name for feed in streams], arguments=each, has_end=until is not None, metrics=metrics
     )
     try:
-        went_well = living.supervise(supervisor)
+        failures = living.supervise(supervisor)
     except living.AlreadyLiveError as error:
         fail(str(error))
-    if not went_well:
-        fail("the last build failed; what was loaded is in the raw zone, and mdp build takes it in")
+    if failures:
+        fail("; ".join(failures))
 
 
 @main.command()

@@ -7,8 +7,9 @@
                       │                                 │ built, failed
                       └── live.json, metrics, log ◀─────┘
 
-Whichever process ends before it should is started again, after a pause that doubles up to LONGEST_PAUSE. Loading goes
-on while builds fail, and builds while loaders stand still.
+Whichever process ends before it should is started again, after a pause that doubles up to LONGEST_PAUSE; not so a
+loader that ends with USAGE_ERROR, which would end so again. Loading goes on while builds fail, and builds while loaders
+stand still.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ STEADY_SECONDS = 60.0
 """How long a process must have run for its next end to count as the first."""
 LEAVE_SECONDS = 60.0
 """How long a loader may take to write what it holds, when it is told to leave."""
+READ_SECONDS = 2.0
+"""How long what a process has told may take to be read, once it has ended."""
+USAGE_ERROR = 2
+"""The exit code of a loader that cannot work as it was told to."""
 BUILD_SECONDS = (1, 2, 3, 5, 8, 10, 15, 20, 30, 60, 120, 300, 600)
 
 LOADER = "from market_data import cli, live; live.end_with_parent(); cli.main()"
@@ -105,7 +110,9 @@ class Child:
     next_start: float = 0.0
     last_error: str | None = None
     is_done: bool = False
-    """It was to end, and has."""
+    """It has ended, and is not started again."""
+    has_failed: bool = False
+    readers: list[threading.Thread] = field(default_factory=list)
 
     def start(self) -> None:
         """Start it, and read what it tells."""
@@ -121,8 +128,12 @@ class Child:
         )
         os.set_blocking(self.process.stdin.fileno(), False)  # type: ignore[union-attr]
         self.started = time.monotonic()
-        for stream, name in ((self.process.stdout, "said"), (self.process.stderr, "complained")):
-            threading.Thread(target=self._read, args=[stream, name], daemon=True).start()
+        self.readers = [
+            threading.Thread(target=self._read, args=[stream, name], daemon=True)
+            for stream, name in ((self.process.stdout, "said"), (self.process.stderr, "complained"))
+        ]
+        for reader in self.readers:
+            reader.start()
 
     def nudge(self) -> None:
         """Tell it that something is new. One that cannot take more knows already."""
@@ -131,15 +142,18 @@ class Child:
                 os.write(self.process.stdin.fileno(), b"\n")
 
     def reap(self) -> int | None:
-        """Return the exit code of one that has ended, once."""
+        """Return the exit code of one that has ended, once, when what it told is among the events."""
         code = self.process.poll() if self.process is not None else None
         if code is not None:
+            for reader in self.readers:
+                reader.join(READ_SECONDS)
             self.process = None
         return code
 
     def told(self) -> dict[str, Any]:
         """What `mdp status` shows of it; times are epoch seconds."""
-        state = "running" if self.process else "ended" if self.is_done else "waiting"
+        over = "failed" if self.has_failed else "ended"
+        state = "running" if self.process else over if self.is_done else "waiting"
         wait = max(0.0, self.next_start - time.monotonic())
         return {
             "name": self.name,
@@ -187,6 +201,7 @@ class Supervisor:
         self._started = time.time()
         self._build: dict[str, Any] = {"state": "starting"}
         self._asked_to_stop = 0
+        self._failures: list[str] = []
         self._told = ""
 
     def stop(self) -> None:
@@ -196,8 +211,8 @@ class Supervisor:
         """
         self._asked_to_stop += 1
 
-    def run(self) -> bool:
-        """Work. Returns whether the last build went well. Raises AlreadyLiveError."""
+    def run(self) -> list[str]:
+        """Work. Returns what has failed in the end, and the way out. Raises AlreadyLiveError."""
         self._settings.state_dir.mkdir(parents=True, exist_ok=True)
         held = _lock(self._settings)
         if held is None:
@@ -209,7 +224,8 @@ class Supervisor:
                         self._tend(child)
                     self._take_events(TICK_SECONDS)
                     self._tell()
-                return self._leave()
+                self._leave()
+                return self._failures
             finally:
                 for child in (*self._loaders, self._builder):
                     if child.process is not None:
@@ -221,18 +237,28 @@ class Supervisor:
         code = child.reap()
         if code == 0 and self._has_end and child is not self._builder:
             child.is_done = True
+        elif code == USAGE_ERROR and child is not self._builder:
+            child.is_done = child.has_failed = True
+            message = f"{child.name} cannot work and is not started again: {self._reason(child, code)}"
+            self._failures.append(message)
+            logs.event(log, "process-ended", message, logging.ERROR, process=child.name)
         elif code is not None:
-            self._take_events(0)
+            reason = self._reason(child, code)
             child.ended = 1 if time.monotonic() - child.started > STEADY_SECONDS else child.ended + 1
             pause = min(LONGEST_PAUSE, 2.0 ** min(child.ended - 1, 10))
             child.next_start = time.monotonic() + pause
-            child.last_error = child.last_error or (f"killed by signal {-code}" if code < 0 else f"exit code {code}")
             self._metrics.restarts.labels(child.name).inc()
-            message = f"{child.name} has ended ({child.last_error}); it is started again in {pause:.0f} s"
+            message = f"{child.name} has ended ({reason}); it is started again in {pause:.0f} s"
             logs.event(log, "process-ended", message, logging.ERROR, process=child.name, seconds=pause)
         if child.process is None and not child.is_done and time.monotonic() >= child.next_start:
             child.last_error = None
             child.start()
+
+    def _reason(self, child: Child, code: int) -> str:
+        """Return why a process has ended, noted as its last error."""
+        self._take_events(0)
+        child.last_error = child.last_error or (f"killed by signal {-code}" if code < 0 else f"exit code {code}")
+        return child.last_error
 
     def _take_events(self, seconds: float) -> None:
         """Take what the processes have told, waiting for the first for a while."""
@@ -296,9 +322,8 @@ class Supervisor:
             draft.replace(path)
             self._told = told
 
-    def _leave(self) -> bool:
-        """Let the loaders write what they hold, and the builder build it; whether all of that went well."""
-        went_well = True
+    def _leave(self) -> None:
+        """Let the loaders write what they hold, and the builder build it; note what fails."""
         for child in self._loaders:
             if child.process is not None:
                 child.process.terminate()
@@ -309,7 +334,12 @@ class Supervisor:
             for child in self._loaders:
                 if child.process is not None and time.monotonic() > deadline:
                     child.process.kill()
-                went_well = child.reap() in (None, 0) and went_well
+                # One that SIGTERM ends had not begun to read.
+                if (code := child.reap()) and code != -signal.SIGTERM:
+                    self._failures.append(
+                        f"{child.name} failed while leaving ({self._reason(child, code)}); "
+                        "what it had not committed is loaded by the next mdp live"
+                    )
         if self._builder.reap() is not None or self._builder.process is None:
             self._builder.start()
         process = self._builder.process
@@ -318,9 +348,14 @@ class Supervisor:
         while self._asked_to_stop < 2 and process.poll() is None:
             self._take_events(TICK_SECONDS)
             self._tell()
-        time.sleep(TICK_SECONDS)  # the readers of its streams
+        code = self._builder.reap()
         self._take_events(0)
-        return went_well and process.poll() == 0
+        way_out = "what was loaded is in the raw zone, and mdp build takes it in"
+        if code is None:
+            self._failures.append(f"it was stopped before the last build was over; {way_out}")
+        elif code:
+            reasons = self._build.get("failure", {}).get("failures") or [self._reason(self._builder, code)]
+            self._failures.append(f"the last build failed ({'; '.join(reasons)}); {way_out}")
 
 
 def serve(metrics: Metrics, host: str, port: int) -> int:
@@ -329,8 +364,8 @@ def serve(metrics: Metrics, host: str, port: int) -> int:
     return int(server.server_port)
 
 
-def supervise(supervisor: Supervisor) -> bool:
-    """Run it until SIGTERM or Ctrl-C."""
+def supervise(supervisor: Supervisor) -> list[str]:
+    """Run it until SIGTERM or Ctrl-C; return what has failed in the end."""
 
     def stop(_number: int, _frame: Any) -> None:
         supervisor.stop()

@@ -222,11 +222,12 @@ def _show_live(live: dict[str, Any], screen: Console) -> None:
             highlight=False,
         )
     for process in (*live["loaders"], builder):
-        if process["state"] == "waiting":
-            wait = _age(max(0, round(process["next_start"] - now)))
+        if process["state"] in ("waiting", "failed"):
+            wait = process["next_start"] and _age(max(0, round(process["next_start"] - now)))
+            then = f"is started again in {wait}" if wait else "is not started again"
             reason = escape(str(process["last_error"]))
             screen.print(
-                f"[red]{process['name']} has ended[/red], is started again in {wait}: {reason}",
+                f"[red]{process['name']} has ended[/red], {then}: {reason}",
                 soft_wrap=True,
                 highlight=False,
             )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from worlds.streams import Loader, Message, Zone, numbered, produce, wait_for
 from worlds.warehouse import Warehouse
@@ -389,12 +389,14 @@ _start = st.tuples(
     st.just("start"), st.sampled_from([None, *(f"{point}:{count}" for point in POINTS for count in (1, 2))])
 )
 _end = st.tuples(st.sampled_from(["kill", "terminate", "stall", "wake"]), st.integers(0, 1))
+_restart = ("restart the broker", 0)
 _quick = st.lists(_produce | _start | _end, min_size=4, max_size=8)
-_long = st.lists(_produce | _start | _end | st.just(("restart the broker", 0)), min_size=4, max_size=12)
+_long = st.lists(_produce | _start | _end | st.just(_restart), min_size=4, max_size=12)
 
 
 def happens(steps: list[tuple[str, object]], zone: Zone, kafka_server: KafkaServer) -> None:
     topic = kafka_server.new_topic(3)
+    zone = replace(zone, root=zone.root / topic)  # each example one of its own, where the fixture finds it
     sent, options = 0, ("--segment-rows", "50", "--segment-seconds", "0.3", "--session-seconds", "6")
     with contextlib.ExitStack() as stack:
         at_work: list[Loader] = []
@@ -433,25 +435,28 @@ def _count(steps: list[tuple[str, object]], partition: int) -> int:
 
 def _unhurried(examples: int) -> settings:
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-    return settings(max_examples=examples, deadline=None, suppress_health_check=checks, phases=[Phase.generate])
+    return settings(
+        max_examples=examples, deadline=None, suppress_health_check=checks, phases=[Phase.explicit, Phase.generate]
+    )
 
 
 @pytest.mark.once
 @_unhurried(4)
 @given(steps=_quick)
+@example(steps=[("produce", 200), ("start", None), _restart, ("produce", 100), ("start", "after-files:1"), ("kill", 0)])
 def test_whatever_happens_every_record_is_there_once(
-    steps: list[tuple[str, object]], tmp_path_factory: pytest.TempPathFactory, zone: Zone, kafka_server: KafkaServer
+    steps: list[tuple[str, object]], zone: Zone, kafka_server: KafkaServer
 ) -> None:
-    happens(steps, replace(zone, root=tmp_path_factory.mktemp("zone")), kafka_server)
+    happens(steps, zone, kafka_server)
 
 
 @pytest.mark.long
 @_unhurried(40)
 @given(steps=_long)
 def test_whatever_happens_for_long_every_record_is_there_once(
-    steps: list[tuple[str, object]], tmp_path_factory: pytest.TempPathFactory, zone: Zone, kafka_server: KafkaServer
+    steps: list[tuple[str, object]], zone: Zone, kafka_server: KafkaServer
 ) -> None:
-    happens(steps, replace(zone, root=tmp_path_factory.mktemp("zone")), kafka_server)
+    happens(steps, zone, kafka_server)
 
 
 def test_all_that_was_landed_is_canonical_once(landed: Path) -> None:

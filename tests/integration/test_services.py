@@ -207,7 +207,7 @@ def test_ducklake_on_postgres_and_s3(postgres_server: Any, s3_server: Any, load_
 
 @pytest.fixture
 def own_root(services_command: Command) -> Iterator[Path]:
-    """A directory for services of one test."""
+    """A directory for services of one test, which uses their fixtures too: these skip it where programs are absent."""
     root = Path(tempfile.mkdtemp(prefix=f"mdp-tests-{os.getpid()}-"))
     yield root
     services_command("down", root=root).check_returncode()
@@ -255,6 +255,7 @@ def test_services_listen_on_loopback_only(name: str, request: pytest.FixtureRequ
     assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
+@pytest.mark.usefixtures("s3_server", "postgres_server")
 def test_up_twice_is_up_once_and_down_leaves_nothing(own_root: Path, services_command: Command) -> None:
     first = services_command("up", "s3", "postgres", "--random-ports", root=own_root)
     assert first.returncode == 0, first.stderr
@@ -276,6 +277,7 @@ def test_up_twice_is_up_once_and_down_leaves_nothing(own_root: Path, services_co
     assert services_command("down", root=own_root).returncode == 0
 
 
+@pytest.mark.usefixtures("s3_server")
 def test_kept_data_comes_back_and_secrets_differ_from_start_to_start(own_root: Path, services_command: Command) -> None:
     first = exported(services_command("up", "s3", "--random-ports", root=own_root))
     client = boto3.client(
@@ -316,6 +318,7 @@ def test_down_ends_nothing_that_up_did_not_start(own_root: Path, services_comman
         other.terminate()
 
 
+@pytest.mark.usefixtures("s3_server")
 def test_a_taken_port_is_named_and_eval_fails(own_root: Path, services_command: Command) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -327,6 +330,7 @@ def test_a_taken_port_is_named_and_eval_fails(own_root: Path, services_command: 
     assert done.stdout == "false\n"
 
 
+@pytest.mark.usefixtures("postgres_server")
 def test_a_failed_start_names_its_log_and_leaves_no_process(own_root: Path, services_command: Command) -> None:
     services_command("up", "postgres", "--random-ports", root=own_root).check_returncode()
     services_command("down", "--keep", root=own_root).check_returncode()

@@ -65,12 +65,15 @@ def _table_rows(page: Path, heading: str, level: str = "##") -> list[list[str]]:
     return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines[0].splitlines()[2:]]
 
 
-def test_each_fault_names_tests_that_exist() -> None:
-    named = set(re.findall(r"`(test_\w+)`", _text(ROOT / "tests" / "faults" / "README.md")))
-    there = {
-        name for file in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", _text(file))
-    }
-    assert named and named <= there
+def test_each_fault_names_tests_that_exist_and_each_test_of_faults_is_named() -> None:
+    faults = ROOT / "tests" / "faults"
+    rows = re.findall(r"^\| (?!fault \|)(.+?) \|.*\|(.*)\|$", _text(faults / "README.md"), flags=re.MULTILINE)
+    named = {fault: set(re.findall(r"`(test_\w+)`", tests)) for fault, tests in rows}
+    there = {file: set(re.findall(r"def (test_\w+)", _text(file))) for file in (ROOT / "tests").rglob("test_*.py")}
+    assert named and [fault for fault, tests in named.items() if not tests] == []
+    assert set().union(*named.values()) - set().union(*there.values()) == set()
+    of_faults = set().union(*(tests for file, tests in there.items() if file.parent == faults))
+    assert of_faults - set(re.findall(r"`(test_\w+)`", _text(faults / "README.md"))) == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

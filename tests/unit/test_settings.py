@@ -50,7 +50,7 @@ def test_a_catalog_that_cannot_be_used_is_refused(catalog: str, way_out: str) ->
         Settings.from_env({"MDP_LAKE": catalog, "MDP_LAKE_DATA": "/d"})
 
 
-@pytest.mark.parametrize("place", ["gs://bucket/x", "s3://", "file:///tmp/x", "a\0b"])
+@pytest.mark.parametrize("place", ["gs://bucket/x", "s3://", "s3:///x", "s3://a b/x", "file:///tmp/x", "a\0b"])
 def test_a_place_of_another_kind_is_refused(place: str) -> None:
     with pytest.raises(SettingsError, match="MDP_RAW"):
         Settings.from_env({"MDP_RAW": place})
@@ -72,6 +72,50 @@ def test_s3_reads_the_usual_variables_and_shows_no_secret() -> None:
     assert (settings.s3.access_key, settings.s3.secret_key) == ("me", "canary-secret")
     assert (settings.s3.region, settings.s3.endpoint) == ("eu-west-1", "http://b")
     assert "canary" not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+@pytest.mark.parametrize("value", ["canary\n", " canary", "canär"])
+def test_a_key_that_a_header_cannot_hold_is_refused_and_not_shown(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} holds a space") as caught:
+        Settings.from_env({name: value})
+    assert value.strip() not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "brokers",
+    ["broker", "a.example.org:9092,b-1_x:19092", "a:1, b:65535", "[::1]:9092", "SASL_SSL://a:9092", "10.0.0.1:9092"],
+)
+def test_brokers_are_taken_as_the_clients_take_them(brokers: str) -> None:
+    from kafka.cluster import collect_hosts
+
+    assert Settings.from_env({"MDP_KAFKA": brokers}).kafka == brokers
+    assert all(host and port for host, port, _ in collect_hosts(brokers))
+
+
+@pytest.mark.parametrize(
+    ("brokers", "wrong"),
+    [
+        ("localhost:abc", "localhost:abc"),
+        ("a:9092,b:", "b:"),
+        ("a:9092,", ""),
+        ("a:0", "a:0"),
+        ("a:65536", "a:65536"),
+        ("a:9092;b:9092", "a:9092;b:9092"),
+        ("[::1]9092", "[::1]9092"),
+        ("http://a:9092/x", "http://a:9092/x"),
+    ],
+)
+def test_what_is_no_broker_is_named(brokers: str, wrong: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({"MDP_KAFKA": brokers})
+    assert str(caught.value) == f"MDP_KAFKA is {brokers!r}: {wrong!r} is no broker; give host:port,…"
+
+
+def test_a_password_among_the_brokers_is_refused_and_not_shown() -> None:
+    with pytest.raises(SettingsError, match="MDP_KAFKA_PASSWORD") as caught:
+        Settings.from_env({"MDP_KAFKA": "me:canary@a:9092"})
+    assert "canary" not in str(caught.value)
 
 
 def test_kafka_is_spoken_to_in_its_own_words_and_shows_no_secret() -> None:

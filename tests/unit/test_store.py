@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -165,6 +167,45 @@ def test_a_full_disk_fails_cleanly(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
+def test_a_place_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(str(tmp_path))
+    store.put_if_absent("a/b", b"x")
+    for number in (errno.EIO, errno.EACCES):
+
+        def fail(*_: object, number: int = number) -> Any:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "scandir", fail)
+            with pytest.raises(StoreError, match=f"{tmp_path}: {os.strerror(number)}") as caught:
+                list(store.list(""))
+            assert caught.value.errno == number
+        with monkeypatch.context() as broken:
+            broken.setattr(Path, "is_file", fail)
+            broken.setattr(Path, "read_bytes", fail)
+            for ask in (store.get, store.exists):
+                with pytest.raises(StoreError, match=f"a/b: {os.strerror(number)}"):
+                    ask("a/b")
+    with pytest.raises(KeyError):
+        store.get("a/c")
+    assert list(store.list("c/")) == []
+
+
+def test_what_vanishes_while_it_is_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when somebody clears `.tmp`, or the disk goes away: a loader tries again after a StoreError."""
+    store = open_store(str(tmp_path))
+
+    def vanish(_: object) -> None:
+        shutil.rmtree(tmp_path / ".tmp")
+
+    monkeypatch.setattr(loaders.store, "_to_disk", vanish)
+    with pytest.raises(StoreError, match="a/b: No such file"):
+        store.put_if_absent("a/b", b"x")
+    with pytest.raises(StoreError, match="a/b: No such file"), store.open_write("a/b") as sink:
+        sink.write(b"x")
+    assert list(store.list("")) == []
+
+
 class FakeClient:
     """Answers puts as told: "lost" takes effect and answers nothing, a number is an HTTP status."""
 
@@ -282,3 +323,46 @@ def test_a_wrong_secret_is_an_error_without_it(request: pytest.FixtureRequest) -
     with pytest.raises(StoreError) as caught:
         store.get("a")
     assert "canary" not in str(caught.value)
+
+
+def forget_aws(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Let boto3 find nothing of this machine."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.mark.parametrize(
+    ("url", "s3", "env", "told"),
+    [
+        (
+            "s3://bucket/x",
+            S3Settings(),
+            {},
+            "cannot be asked for s3://bucket/x/k: Unable to locate credentials; set",
+        ),
+        ("s3://bucket", S3Settings("me"), {}, "cannot be asked for s3://bucket: Partial credentials found in"),
+        ("s3://a b/x", S3Settings("me", "canary"), {}, "asked for s3://a b/x/k: Parameter validation failed: Invalid"),
+        ("s3://bucket", S3Settings("me", "canary", endpoint="nowhere"), {}, "Invalid endpoint: nowhere; set"),
+        ("s3://bucket", S3Settings("me", "canary", region="a b"), {}, "Provided region_name 'a b' doesn't match"),
+        ("s3://bucket", S3Settings(), {"AWS_PROFILE": "gone"}, "The config profile (gone) could not be found; set"),
+    ],
+)
+def test_what_cannot_even_be_asked_is_told_in_one_line(
+    url: str, s3: S3Settings, env: dict[str, str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_aws(monkeypatch, tmp_path)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    for ask in (
+        lambda store: store.get("k"),
+        lambda store: list(store.list("k")),
+        lambda store: store.put_if_absent("k", b"x"),
+        lambda store: store.put_file("k", Path(__file__)),
+    ):
+        with pytest.raises(StoreError) as caught:
+            ask(open_store(url, s3))
+        said = str(caught.value)
+        assert told in said and "AWS_ACCESS_KEY_ID" in said
+        assert "canary" not in said and "\n" not in said

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loaders.consumers import Batch
 from loaders.instruments import Instruments
 from loaders.records import MAX_MS, records_table
+from loaders.segments import write_file
+from loaders.store import LocalStore
 
 INSTRUMENTS = Instruments("data.s|s|stream@", {})
 
@@ -63,6 +68,34 @@ def test_the_time_of_receipt_goes_before_kafkas_timestamp() -> None:
     found = table([b""] * 8, headers=headers, timestamps=[12, 34, 56, -1, 78, 90, MAX_MS + 1, 11])
     assert nanoseconds(found) == [exact, 34_000_000, 6, None, 78_000_000, 90_000_000, None, 11_000_000]
     assert [[(pair["key"], pair["value"]) for pair in pairs] for pairs in found["headers"].to_pylist()] == headers
+
+
+YEAR_1, LATEST = -62_135_596_800_000_000_000, 8_999_999_999_999_999_999
+
+
+@pytest.mark.parametrize(
+    ("received", "expected"),
+    [
+        (b"%d" % YEAR_1, 5_000_000),
+        (b"0", 0),
+        (b"%d" % LATEST, LATEST),  # in 2255: a time, however wrong
+        (b"9223372036854775807", 5_000_000),
+        (b"253402300799000000000", 5_000_000),  # in 9999: more than 64 bits hold
+        (b"-1", 5_000_000),
+        (b"1e18", 5_000_000),
+        (b"nan", 5_000_000),
+        (b"", 5_000_000),
+        (b"\xff\x00", 5_000_000),
+    ],
+)
+def test_clocks_may_be_wrong_the_record_lands(received: bytes, expected: int, tmp_path: Path) -> None:
+    """What is no time gives way to Kafka's timestamp; the header is kept as it came, good neighbours keep theirs."""
+    good = b"1723161254087896568"
+    found = table([b"a", b"b"], headers=[[("received_ns", value)] for value in (received, good)], timestamps=[5, 5])
+    write_file(LocalStore(tmp_path), "a.parquet", found, row_group_rows=10)
+    landed = pq.read_table(tmp_path / "a.parquet")
+    assert nanoseconds(landed) == [expected, int(good)]
+    assert [pairs[0]["value"] for pairs in landed["headers"].to_pylist()] == [received, good]
 
 
 def test_times_reach_to_the_ends_of_nanoseconds() -> None:

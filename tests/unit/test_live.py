@@ -1,0 +1,126 @@
+"""What `mdp live` makes of processes that end: here they are small programs, without Kafka and without a lake."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from loaders.lag import Lags
+from loaders.settings import Settings
+from market_data import live, status
+from market_data.cli import main
+from market_data.live import Metrics, Supervisor
+
+FEED = "binance_spot"
+BUILDS = "import sys; sys.stdin.read()"
+FAILS = """
+import sys
+sys.stdin.read()
+print('{"event": "failed", "failures": ["stg_x: no such column"], "attempts": 1, "wait": 1.0}', flush=True)
+sys.exit(1)
+"""
+REFUSES = """
+import sys
+print('{"level": "error", "event": "failed", "message": "feed x is gone"}', file=sys.stderr)
+sys.exit(2)
+"""
+LEAVES = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print("ready", flush=True)
+time.sleep(60)
+"""
+LEAVES_BADLY = LEAVES.replace(
+    "sys.exit(0)", """sys.exit('{"level": "error", "event": "failed", "message": "the raw zone is full"}')"""
+)
+HAS_NOT_BEGUN = 'import time; print("ready", flush=True); time.sleep(60)'
+
+
+class Small(Supervisor):
+    """Supervises these programs, until all loaders that can are ready."""
+
+    def __init__(self, tmp_path: Path, *loaders: str, builder: str = BUILDS) -> None:
+        settings = Settings.from_env({"MDP_RAW": str(tmp_path), "MDP_LAKE": str(tmp_path / "lake.sqlite")})
+        super().__init__(settings, ["f"], arguments=[[]] * len(loaders), has_end=False, metrics=Metrics())
+        for child, program in zip((*self._loaders, self._builder), (*loaders, builder), strict=True):
+            child.command = [child.command[0], "-c", program]
+        self.ready: set[str] = set()
+
+    def states(self) -> list[str]:
+        return [child.told()["state"] for child in self._loaders]
+
+    def _pass_on(self, child: live.Child, event: dict[str, Any]) -> None:
+        super()._pass_on(child, event)
+        self.ready |= {child.name} if event["message"] == "ready" else set()
+
+    def _tell(self) -> None:
+        super()._tell()
+        self.state = live.read_state(self._settings) or {}
+        if not self._asked_to_stop and all(child.name in self.ready or child.is_done for child in self._loaders):
+            self.stop()
+
+
+def run(supervisor: Supervisor) -> list[str]:
+    """Run it; one that does not end by itself is stopped, and a failure."""
+    guard = threading.Timer(20, supervisor.stop)
+    guard.start()
+    try:
+        return supervisor.run()
+    finally:
+        assert not guard.finished.is_set(), "it did not end by itself"
+        guard.cancel()
+
+
+def test_a_loader_that_cannot_work_as_told_is_not_started_again(tmp_path: Path) -> None:
+    supervisor = Small(tmp_path, REFUSES, REFUSES)
+    assert run(supervisor) == [
+        f"loader {number} cannot work and is not started again: feed x is gone" for number in (1, 2)
+    ]
+    assert supervisor.states() == ["failed", "failed"]
+    screen = Console(record=True, width=120, file=io.StringIO())
+    state = {**supervisor.state, "is_running": True}
+    status.show(status.Overview(1, [], 0, is_unfinished=False, kafka=Lags([], []), live=state), "raw", screen)
+    assert "loader 1 has ended, is not started again: feed x is gone" in screen.export_text()
+
+
+def test_the_others_go_on_without_it(tmp_path: Path) -> None:
+    supervisor = Small(tmp_path, REFUSES, LEAVES)
+    failures = run(supervisor)
+    assert [failure.partition(" cannot")[0] for failure in failures] == ["loader 1"]
+
+
+def test_leaving_tells_what_failed_and_of_which_process(tmp_path: Path) -> None:
+    def left(*loaders: str, builder: str = BUILDS) -> list[str]:
+        return run(Small(tmp_path, *loaders, builder=builder))
+
+    assert left(LEAVES, HAS_NOT_BEGUN) == []
+    (loader,) = left(LEAVES, LEAVES_BADLY)
+    assert loader.startswith("loader 2 failed while leaving (the raw zone is full); what it had not committed")
+    (build,) = left(LEAVES, builder=FAILS)
+    assert build.startswith("the last build failed (stg_x: no such column); what was loaded is in the raw zone")
+    (crash,) = left(LEAVES, builder="import sys; sys.stdin.read(); sys.exit('out of memory')")
+    assert crash.startswith("the last build failed (out of memory)")
+
+
+def test_until_is_read_before_anything_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "supervise", lambda _: pytest.fail("it was started"))
+    env = {"MDP_RAW": str(tmp_path), "MDP_LAKE": str(tmp_path / "lake.sqlite")}
+
+    def asked(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(main, ["live", "--feed", FEED, *arguments], env=env)
+        return done.exit_code, done.output.splitlines()[-1]
+
+    assert asked("--until", "never") == (
+        2,
+        "Error: 'never' is neither caught-up, nor an ISO time, nor offsets such as 0:5000,1:4800",
+    )
+    code, told = asked("--until", "0:5", "--feed", "coinbase_exchange")
+    assert (code, told) == (2, "Error: --until with offsets is for a single feed")
+    monkeypatch.setattr(live, "supervise", lambda _: ["loader 1 failed", "the last build failed"])
+    assert asked("--until", "caught-up") == (1, "mdp: loader 1 failed; the last build failed")
