@@ -48,7 +48,7 @@ LOOK_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
 """How long who asks for metrics waits for the brokers."""
 QUIET_SECONDS = 10.0
-"""After so long without records, the brokers are asked whether they are there and still the same."""
+"""After so long without records, and without failures, the brokers are asked whether they are there and the same."""
 
 Accept = Literal["lost-records", "new-topic"]
 
@@ -166,6 +166,7 @@ class KafkaLoader:
         for lane in self._lanes.values():
             lane.ready = False
         trouble.meet(met)
+        self._heard = time.monotonic()
 
     # Where to begin and to end.
 
@@ -252,11 +253,7 @@ class KafkaLoader:
         self._seek()
         polled = self._client.poll(self._patience())
         self._take_changes()
-        if polled:
-            self._heard = time.monotonic()
-            self._brokers.over()
-        elif time.monotonic() - self._heard >= QUIET_SECONDS:
-            self._ask_brokers()
+        is_fed = bool(polled)
         for partition, batch in polled.items():
             lane = self._lanes.get(partition)
             if lane is not None and lane.ready:
@@ -264,8 +261,15 @@ class KafkaLoader:
         for partition, lane in self._lanes.items():
             position = self._client.position(partition) if lane.ready and not lane.reached else None
             if position is not None:
+                is_fed = is_fed or position > lane.next
                 lane.advance(position)
+        if is_fed:
+            self._heard = time.monotonic()
+        elif time.monotonic() - self._heard >= QUIET_SECONDS:
+            self._ask_brokers()
         self._flush_due()
+        if is_fed:
+            self._brokers.over()
 
     def _patience(self) -> float:
         """Seconds for which a poll may wait, so that no segment grows older than it should."""
@@ -316,7 +320,6 @@ class KafkaLoader:
                 lane.restart(position)
             self._client.seek(partition, lane.next, still=lane.reached)
             lane.ready = True
-        self._brokers.over()
 
     def _note_loss(self, partition: Partition, chain: Chain, position: int, start: int) -> None:
         why = f"deleted from Kafka before they were loaded; accepted: offsets {position} to {start - 1}"

@@ -1,0 +1,189 @@
+"""The Kafka loader beside brokers and a raw zone that are made up, by a clock that is: how it meets trouble."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import pytest
+
+from loaders import kafka, lanes, trouble
+from loaders.consumers import Batch, BrokerError, Changes, Partition, StreamError, Topic
+from loaders.kafka import KafkaLoader
+from loaders.registry import load_registry
+from loaders.settings import Settings
+
+FEED = load_registry()["binance_spot"]
+AT = Partition(FEED.topic, 0)
+
+
+class Clock:
+    """Time that passes only where somebody waits."""
+
+    time_ns = staticmethod(time.time_ns)
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in (kafka, lanes, trouble):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@dataclass
+class Brokers:
+    """A consumer and what it consumes: `values` by partition. `on` is called before each answer and may fail."""
+
+    clock: Clock
+    values: dict[Partition, list[bytes]] = field(default_factory=lambda: {AT: []})
+    on: Callable[[str], object] = lambda _: None
+    starts: dict[Partition, int] = field(default_factory=dict)
+    positions: dict[Partition, int] = field(default_factory=dict)
+    fresh: set[Partition] = field(default_factory=set)
+
+    def topic(self, name: str) -> Topic | None:
+        self.on("topic")
+        return Topic("cluster", "id", tuple(at.number for at in self.values if at.topic == name))
+
+    def join(self, topics: Iterable[str]) -> None:
+        self.fresh = set(self.values)
+
+    def take(self, partition: Partition) -> None:
+        self.positions = {}
+
+    def poll(self, seconds: float) -> Mapping[Partition, Batch]:
+        self.clock.sleep(max(seconds, 0.01))
+        self.on("poll")
+        polled = {}
+        for at, position in self.positions.items():
+            values = self.values[at][position:]
+            if values:
+                many = len(values)
+                offsets = range(position, position + many)
+                polled[at] = Batch(offsets, [0] * many, [None] * many, values, [()] * many)
+                self.positions[at] += many
+        return polled
+
+    def changes(self) -> Changes:
+        fresh, self.fresh = self.fresh, set()
+        return Changes(frozenset(self.values), frozenset(fresh))
+
+    def seek(self, partition: Partition, position: int, *, still: bool = False) -> None:
+        self.positions.pop(partition, None)
+        if not still:
+            self.positions[partition] = position
+
+    def position(self, partition: Partition) -> int | None:
+        return self.positions.get(partition)
+
+    def bounds(self, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, int]]:
+        self.on("bounds")
+        return {at: (self.starts.get(at, 0), len(self.values[at])) for at in partitions}
+
+    def at_time(self, partitions: Iterable[Partition], time_ms: int) -> dict[Partition, int | None]:
+        return dict.fromkeys(partitions)
+
+    def commit(self, positions: Mapping[Partition, int]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def loader(settings: Settings) -> Callable[..., KafkaLoader]:
+    """`loader(brokers, **options)`"""
+
+    def make(brokers: Brokers, **options: Any) -> KafkaLoader:
+        return KafkaLoader([FEED], settings, connect=lambda _: brokers, **options)
+
+    return make
+
+
+def waits(caplog: pytest.LogCaptureFixture) -> list[float]:
+    """Seconds that were waited after each failure."""
+    retries = [record.__dict__ for record in caplog.records if record.__dict__.get("event") == "retry"]
+    return [retry["fields"]["seconds"] for retry in retries]
+
+
+def test_polls_that_always_fail_are_given_up(
+    clock: Clock, loader: Callable[..., KafkaLoader], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Although the brokers say each time where the partition starts and ends."""
+
+    def on(what: str) -> None:
+        assert clock.now < 2_000, "nothing is given up"
+        if what == "poll":
+            raise BrokerError("no records")
+
+    with pytest.raises(
+        StreamError, match=r"reading from Kafka at .* has failed for 3\d\d s: no records. Nothing is lost"
+    ):
+        loader(Brokers(clock, on=on), give_up_after=300).run()
+    assert waits(caplog)[:7] == [0.5, 1, 2, 4, 8, 15, 15]
+
+
+def test_polls_of_which_every_other_fails_and_none_brings_anything_are_given_up(
+    clock: Clock, loader: Callable[..., KafkaLoader]
+) -> None:
+    polls = count()
+
+    def on(what: str) -> None:
+        assert clock.now < 2_000, "nothing is given up"
+        if what == "poll" and next(polls) % 2:
+            raise BrokerError("no records")
+
+    with pytest.raises(StreamError, match="no records"):
+        loader(Brokers(clock, on=on), give_up_after=300).run()
+
+
+def test_polls_that_fail_long_after_one_another_are_no_lasting_trouble(
+    clock: Clock, loader: Callable[..., KafkaLoader], caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a topic without records, whose brokers answer."""
+    fails_at = [1_100.0, 2_000.0]
+
+    def on(what: str) -> None:
+        if what == "poll" and fails_at and clock.now > fails_at[0]:
+            fails_at.pop(0)
+            raise BrokerError("no records")
+        if clock.now > 2_100:
+            made.stop()
+
+    caplog.set_level("INFO")
+    made = loader(Brokers(clock, on=on), give_up_after=300)
+    made.run()
+    assert waits(caplog) == [0.5, 0.5]
+    assert sum("works again after 1" in record.message for record in caplog.records) == 2
+
+
+def test_a_poll_that_brings_records_ends_the_trouble(
+    clock: Clock, loader: Callable[..., KafkaLoader], caplog: pytest.LogCaptureFixture
+) -> None:
+    polls = count()
+
+    def on(what: str) -> None:
+        if what == "poll":
+            brokers.values[AT].append(b"{}")
+            if next(polls) % 2:
+                raise BrokerError("no records")
+        if clock.now > 1_400:
+            made.stop()
+
+    brokers = Brokers(clock, on=on)
+    made = loader(brokers, give_up_after=300)
+    assert made.run().records > 500
+    assert set(waits(caplog)) == {0.5}
