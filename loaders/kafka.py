@@ -246,6 +246,12 @@ class KafkaLoader:
             if end is not None and end >= self._targets[partition]:
                 self._missing.discard(partition)
         self._looked = time.monotonic()
+        self._zone_is_read()
+
+    def _zone_is_read(self) -> None:
+        """Note that the raw zone works, unless something waits that it may not take: that is known by the writing."""
+        if all(lane.oldest is None for lane in self._lanes.values()):
+            self._zone.over()
 
     # One round.
 
@@ -320,6 +326,7 @@ class KafkaLoader:
                 lane.restart(position)
             self._client.seek(partition, lane.next, still=lane.reached)
             lane.ready = True
+        self._zone_is_read()
 
     def _note_loss(self, partition: Partition, chain: Chain, position: int, start: int) -> None:
         why = f"deleted from Kafka before they were loaded; accepted: offsets {position} to {start - 1}"

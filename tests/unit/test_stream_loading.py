@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from loaders import kafka, lanes, trouble
+from loaders import chain, kafka, lanes, trouble
 from loaders.consumers import Batch, BrokerError, Changes, Partition, StreamError, Topic
 from loaders.kafka import KafkaLoader
+from loaders.lanes import SegmentLimits
 from loaders.registry import load_registry
 from loaders.settings import Settings
+from loaders.store import LocalStore, Sink, StoreError
+from loaders.until import Until
 
 FEED = load_registry()["binance_spot"]
 AT = Partition(FEED.topic, 0)
@@ -50,6 +55,8 @@ class Brokers:
     clock: Clock
     values: dict[Partition, list[bytes]] = field(default_factory=lambda: {AT: []})
     on: Callable[[str], object] = lambda _: None
+    others: set[Partition] = field(default_factory=set)
+    """Partitions that another member of the group reads."""
     starts: dict[Partition, int] = field(default_factory=dict)
     positions: dict[Partition, int] = field(default_factory=dict)
     fresh: set[Partition] = field(default_factory=set)
@@ -59,7 +66,7 @@ class Brokers:
         return Topic("cluster", "id", tuple(at.number for at in self.values if at.topic == name))
 
     def join(self, topics: Iterable[str]) -> None:
-        self.fresh = set(self.values)
+        self.fresh = self.values.keys() - self.others
 
     def take(self, partition: Partition) -> None:
         self.positions = {}
@@ -79,7 +86,7 @@ class Brokers:
 
     def changes(self) -> Changes:
         fresh, self.fresh = self.fresh, set()
-        return Changes(frozenset(self.values), frozenset(fresh))
+        return Changes(frozenset(self.values) - self.others, frozenset(fresh))
 
     def seek(self, partition: Partition, position: int, *, still: bool = False) -> None:
         self.positions.pop(partition, None)
@@ -101,6 +108,35 @@ class Brokers:
 
     def close(self) -> None:
         pass
+
+
+@dataclass
+class Zone(LocalStore):
+    """A raw zone; `on` is called with what is done and the key, and may fail."""
+
+    root: Path
+    on: Callable[[str, str], object] = lambda *_: None
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        self.on("put", key)
+        return super().put_if_absent(key, data)
+
+    @contextmanager
+    def open_write(self, key: str) -> Iterator[Sink]:
+        self.on("write", key)
+        with super().open_write(key) as sink:
+            yield sink
+
+    def get(self, key: str) -> bytes:
+        self.on("get", key)
+        return super().get(key)
+
+
+@pytest.fixture
+def zone(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Zone:
+    zone = Zone(Path(settings.raw))
+    monkeypatch.setattr(kafka, "open_store", lambda *_: zone)
+    return zone
 
 
 @pytest.fixture
@@ -187,3 +223,55 @@ def test_a_poll_that_brings_records_ends_the_trouble(
     made = loader(brokers, give_up_after=300)
     assert made.run().records > 500
     assert set(waits(caplog)) == {0.5}
+
+
+def test_a_zone_that_is_read_but_takes_nothing_is_given_up(
+    clock: Clock, zone: Zone, loader: Callable[..., KafkaLoader], caplog: pytest.LogCaptureFixture
+) -> None:
+    def on(what: str, key: str) -> None:
+        assert clock.now < 2_000, "nothing is given up"
+        if what == "write":
+            raise StoreError(f"no room for {key}")
+
+    zone.on = on
+    with pytest.raises(StreamError, match=r"writing to .* has failed for 3\d\d s: no room for binance_spot/"):
+        loader(Brokers(clock, {AT: [b"{}"]}), give_up_after=300).run()
+    assert waits(caplog)[:7] == [0.5, 1, 2, 4, 8, 15, 15]
+
+
+@pytest.mark.parametrize("failing", ["look", "seek", "remember"])
+def test_hiccups_of_the_zone_long_after_one_another_are_no_lasting_trouble(
+    failing: str,
+    clock: Clock,
+    zone: Zone,
+    loader: Callable[..., KafkaLoader],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Although nothing is written between them."""
+    times, others = [1_100.0, 2_000.0], {AT} if failing == "look" else set()
+    look_or_seek = [("get", f"/{AT.number}/")] * 2
+    fails = [("write", "/heads/"), ("write", "/ingest_date=")] if failing == "remember" else look_or_seek
+    brokers = Brokers(clock, {AT: [b"{}"] if others else []}, others=others)
+    monkeypatch.setattr(chain, "HEAD_EVERY", 1)
+
+    def on_zone(what: str, key: str) -> None:
+        if times and clock.now > times[0] and what == fails[0][0] and fails[0][1] in key:
+            times.pop(0), fails.pop(0)
+            raise StoreError(f"no answer about {key}")
+
+    def on(what: str) -> None:
+        if times and clock.now > times[0] and what == "poll":
+            if failing == "seek":
+                brokers.fresh = {AT}
+            elif failing == "remember" and len(brokers.values[AT]) + len(times) == 2:
+                brokers.values[AT].append(b"{}")
+        if clock.now > 2_100:
+            made.stop()
+
+    brokers.on, zone.on = on, on_zone
+    until = Until(offsets={AT.number: 1}) if others else None
+    made = loader(brokers, give_up_after=300, until=until, limits=SegmentLimits(rows=1))
+    made.run()
+    assert not times
+    assert waits(caplog) == [0.5, 0.5]
