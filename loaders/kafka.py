@@ -121,7 +121,7 @@ class KafkaLoader:
         self._stopping = True
 
     def run(self) -> Totals:
-        """Load. Raises StreamError where loading cannot go on, StoreError if the last writes fail."""
+        """Load. Raises StreamError where loading cannot go on, or what waits when it is stopped cannot be written."""
         while not self._stopping:
             with self._guarded():
                 self._load()
@@ -138,18 +138,35 @@ class KafkaLoader:
             while not self._stopping and not self._finished():
                 with self._guarded():
                     self._step()
-            for partition, lane in self._lanes.items():
-                self._commit(partition, lane)
-                if lane.ready and lane.since is not None:
-                    self._start(lane)
-                    self._commit(partition, lane)
-                lane.chain.remember(now=True)
+            self._leave()
         finally:
             for lane in self._lanes.values():
                 lane.abandon()
             self._writers.shutdown()
             self._client.close()
             self._ends.close()
+
+    def _leave(self) -> None:
+        """Write what waits, as much of it as can be written; raise what the rest meets."""
+        met: list[Exception] = []
+        for partition, lane in self._lanes.items():
+            try:
+                self._commit(partition, lane)
+                if lane.since is not None and not any(isinstance(error, BrokerError) for error in met):
+                    self._start(lane)
+                    self._commit(partition, lane)
+                lane.chain.remember(now=True)
+            except (StreamError, BrokerError, StoreError) as error:
+                met.append(error)
+        if refused := next((error for error in met if isinstance(error, StreamError)), None):
+            raise refused
+        if met and self._stopping:
+            raise StreamError(
+                f"stopped, but not all that was read could be written ({met[0]}). Nothing is lost: what was committed "
+                f"stays, and the next run reads the other records again"
+            ) from met[0]
+        if met:
+            raise met[0]
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -110,7 +110,8 @@ def load_kafka(
 
     What was loaded before is known from the raw zone's ledger: start, stop and kill it as you like. The exit code is 1
     where Kafka does not hold what comes next (retention, a topic made anew, another cluster): nothing is skipped unless
-    --accept says so. What happens is told on the error stream, with MDP_LOG=json as one JSON object a line.
+    --accept says so. It is 1 too where what was read could not be written when it was stopped; the next run reads it
+    again. What happens is told on the error stream, with MDP_LOG=json as one JSON object a line.
     """
     from loaders.kafka import KafkaLoader, settle_memory
     from loaders.metrics import Metrics

@@ -16,6 +16,7 @@ from loaders import chain, kafka, lanes, trouble
 from loaders.consumers import Batch, BrokerError, Changes, Partition, StreamError, Topic
 from loaders.kafka import KafkaLoader
 from loaders.lanes import SegmentLimits
+from loaders.ledger import ENTRIES, Entry, Ledger
 from loaders.registry import load_registry
 from loaders.settings import Settings
 from loaders.store import LocalStore, Sink, StoreError
@@ -60,6 +61,11 @@ class Brokers:
     starts: dict[Partition, int] = field(default_factory=dict)
     positions: dict[Partition, int] = field(default_factory=dict)
     fresh: set[Partition] = field(default_factory=set)
+
+    @property
+    def has_given(self) -> bool:
+        """Whether all records were polled."""
+        return bool(self.positions) and all(at == len(self.values[where]) for where, at in self.positions.items())
 
     def topic(self, name: str) -> Topic | None:
         self.on("topic")
@@ -147,6 +153,11 @@ def loader(settings: Settings) -> Callable[..., KafkaLoader]:
         return KafkaLoader([FEED], settings, connect=lambda _: brokers, **options)
 
     return make
+
+
+def links(zone: Zone) -> list[Entry]:
+    """What was loaded."""
+    return [entry for entry in Ledger(zone).entries("kafka/") if entry.kind == "stream"]
 
 
 def waits(caplog: pytest.LogCaptureFixture) -> list[float]:
@@ -275,3 +286,62 @@ def test_hiccups_of_the_zone_long_after_one_another_are_no_lasting_trouble(
     made.run()
     assert not times
     assert waits(caplog) == [0.5, 0.5]
+
+
+def test_stopped_it_writes_what_can_be_written_and_fails_for_the_rest(
+    clock: Clock, zone: Zone, loader: Callable[..., KafkaLoader]
+) -> None:
+    other = Partition(FEED.topic, 1)
+
+    def on_zone(what: str, key: str) -> None:
+        if what == "put" and key.startswith(ENTRIES) and f"/{AT.number}/{0:020d}" in key:
+            raise StoreError(f"no room for {key}")
+
+    def on(what: str) -> None:
+        if what == "poll" and brokers.has_given:
+            made.stop()
+
+    zone.on, brokers = on_zone, Brokers(clock, {AT: [b"{}"], other: [b"{}", b"{}"]}, on=on)
+    made = loader(brokers)
+    with pytest.raises(StreamError, match=r"stopped, but .* \(no room for .*\)\. Nothing is lost: .* reads the other"):
+        made.run()
+    assert [(entry.stream.partition, entry.records) for entry in links(zone) if entry.stream] == [(other.number, 2)]
+
+
+@pytest.mark.parametrize("away", [True, False])
+def test_stopped_after_a_failure_it_writes_what_it_holds_or_fails(
+    away: bool, clock: Clock, zone: Zone, loader: Callable[..., KafkaLoader]
+) -> None:
+    """It may not while the brokers do not say whether the topic is still the same."""
+
+    def on(what: str) -> None:
+        if what == "poll" and brokers.has_given:
+            made.stop()
+            raise BrokerError("no records")
+        if what == "topic" and brokers.has_given and away:
+            raise BrokerError("no answer")
+
+    brokers = Brokers(clock, {AT: [b"{}"]}, on=on)
+    made = loader(brokers)
+    if away:
+        with pytest.raises(StreamError, match=r"stopped, but not all that was read could be written \(no answer\)"):
+            made.run()
+    else:
+        assert made.run().records == 1
+    assert len(links(zone)) == (0 if away else 1)
+
+
+def test_what_others_hold_when_a_partition_is_done_is_told_where_it_cannot_be_written(
+    clock: Clock, zone: Zone, loader: Callable[..., KafkaLoader], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was not asked for, so that the run has gone well."""
+    other = Partition(FEED.topic, 1)
+
+    def on(what: str, key: str) -> None:
+        if what == "put" and key.startswith(ENTRIES) and f"/{other.number}/{0:020d}" in key:
+            raise StoreError(f"no room for {key}")
+
+    zone.on = on
+    brokers = Brokers(clock, {AT: [b"{}"], other: [b"{}"]})
+    assert loader(brokers, until=Until(offsets={AT.number: 1})).run().records == 1
+    assert "no room for" in caplog.text
