@@ -45,7 +45,8 @@ CLIENT = click.option(
     "--until",
     "until_text",
     metavar="WHEN",
-    help="Stop there: caught-up (what is in Kafka now), an ISO time, or PARTITION:OFFSET,… of a single feed. "
+    help="Stop there: caught-up (what is in Kafka now), an ISO time (dates have hyphens), or PARTITION:OFFSET,… of a "
+    "single feed. "
     "Without it loading goes on until SIGTERM or Ctrl-C.",
 )
 @click.option("--group", help="The consumer group to share partitions with; by default this raw zone's own.")
@@ -179,6 +180,8 @@ def replay_kafka(name: str, topic: str | None, first: str, stop: str, client: Ka
     Everything from an hour on, in all partitions; and a range of offsets:
         mdp replay --feed binance_spot --from 2024-08-08T12:00Z --to 2024-08-08T13:00Z
         mdp replay --feed binance_spot --from 120000 --to 135000
+
+    Digits are an offset, the same in every partition; a date has hyphens.
 
     Holes are what --accept lost-records has noted. One that the range touches is filled whole, as far as Kafka has it.
     What was never loaded is left to mdp load kafka. The exit code is 1 where something stays missing.

@@ -23,7 +23,7 @@ from loaders.records import records_table
 from loaders.registry import Feed
 from loaders.settings import Settings
 from loaders.store import Store, open_store
-from loaders.times import parse_time
+from loaders.until import time_ms
 
 POLL_SECONDS, POLLS = 1.0, 30
 """How often in a row a poll may give nothing, before the brokers count as not answering."""
@@ -51,13 +51,13 @@ class Replayed:
 
 
 def parse_bound(text: str) -> Bound:
-    """Read an offset or an ISO time. Raises ValueError where it is neither."""
-    if text.isdigit() and len(text) != 8:
+    """Read an offset (digits) or an ISO time. Raises ValueError where it is neither."""
+    if text.isascii() and text.isdigit():
         return Bound(offset=int(text))
     try:
-        return Bound(time_ms=-(-parse_time(text) // 1_000_000))
+        return Bound(time_ms=time_ms(text))
     except ValueError:
-        raise ValueError(f"{text!r} is neither an offset nor an ISO time (eight digits are a date)") from None
+        raise ValueError(f"{text!r} is neither an offset such as 120000 nor an ISO time such as 2024-08-08") from None
 
 
 def replay(
