@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -120,7 +120,7 @@ class Chain:
         """Commit a hole from the end of the chain to a position; False if another link was there first."""
         first = self.end()
         assert first is not None  # noqa: S101
-        return self.extend(self._entry(self.key(first), "hole", "skipped", first, next_, why))
+        return first < next_ and self.extend(self._entry(self.key(first), "hole", "skipped", first, next_, why))
 
     def links(self, first: int, stop: int) -> Iterator[Entry]:
         """Yield the links that touch positions from `first` up to, not including, `stop`, in their order.
@@ -240,6 +240,18 @@ class Sources:
 
     def _folder(self, feed: str, topic: str) -> str:
         return f"{SOURCES}{_part(feed)}/{_part(topic)}/"
+
+
+def other_topic(store: Store, known: Source, found: Source, partitions: Iterable[int]) -> str:
+    """Say that a topic is not the one that was loaded, and how far that one was."""
+    what = "another cluster" if known.cluster != found.cluster else "another topic of the same name"
+    ends = {number: Chain(store, known, number).end() for number in partitions}
+    loaded = ", ".join(f"{number} up to {end}" for number, end in ends.items() if end is not None)
+    return (
+        f"topic {found.topic} of feed {found.feed} is on {what} than before: cluster {found.cluster}, topic id "
+        f"{found.topic_id}; loaded was cluster {known.cluster}, topic id {known.topic_id}, of its partitions "
+        f"{loaded or 'nothing'}"
+    )
 
 
 def _part(text: str) -> str:

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from loaders import failpoints, logs
-from loaders.chain import Chain, Source, Sources
+from loaders.chain import Chain, Source, Sources, other_topic
 from loaders.consumers import BrokerError, Consumer, Membership, OutOfRange, Partition, StreamError, connect
 from loaders.instruments import Instruments
 from loaders.lanes import Lane, SegmentLimits
@@ -199,8 +199,8 @@ class KafkaLoader:
                 )
             source = Source(feed.name, topic.cluster, name, topic.topic_id)
             known = sources.last(feed.name, name)
-            if known not in (None, source) and "new-topic" not in self._accept:
-                raise StreamError(self._other_topic(known, source, topic.partitions))
+            if known is not None and known != source and "new-topic" not in self._accept:
+                raise self._other_topic(known, source, topic.partitions)
             sources.note(source)
             self._sources[name] = source
             for number in topic.partitions:
@@ -217,16 +217,11 @@ class KafkaLoader:
                     self._check(partition, position, start, end)
             self._look()
 
-    def _other_topic(self, known: Source | None, source: Source, partitions: Iterable[int]) -> str:
-        assert known is not None  # noqa: S101
-        what = "another cluster" if known.cluster != source.cluster else "another topic of the same name"
-        ends = {number: Chain(self._store, known, number).end() for number in partitions}
-        loaded = ", ".join(f"{number} up to {end}" for number, end in ends.items() if end is not None)
-        return (
-            f"topic {source.topic} of feed {source.feed} is on {what} than before: cluster {source.cluster}, topic id "
-            f"{source.topic_id}; loaded was cluster {known.cluster}, topic id {known.topic_id}, of its partitions "
-            f"{loaded or 'nothing'}. What that one held beyond these offsets is missing. If the new one is to be "
-            f"loaded from its start, beside what is there, run again with --accept new-topic"
+    def _other_topic(self, known: Source, found: Source, partitions: Iterable[int]) -> StreamError:
+        return StreamError(
+            f"{other_topic(self._store, known, found, partitions)}. What that one held beyond these offsets is "
+            f"missing. If the new one is to be loaded from its start, beside what is there, run again with --accept "
+            f"new-topic"
         )
 
     def _check(self, partition: Partition, position: int, start: int, end: int) -> None:
@@ -371,7 +366,7 @@ class KafkaLoader:
             raise BrokerError(f"topic {source.topic} is not there")
         found = Source(source.feed, topic.cluster, source.topic, topic.topic_id)
         if found != source:
-            raise StreamError(self._other_topic(source, found, topic.partitions))
+            raise self._other_topic(source, found, topic.partitions)
 
     # Writing.
 

@@ -184,7 +184,8 @@ def replay_kafka(name: str, topic: str | None, first: str, stop: str, client: Ka
     Digits are an offset, the same in every partition; a date has hyphens.
 
     Holes are what --accept lost-records has noted. One that the range touches is filled whole, as far as Kafka has it.
-    What was never loaded is left to mdp load kafka. The exit code is 1 where something stays missing.
+    What is not loaded yet is left to mdp load kafka. The exit code is 1 where something stays missing, and where the
+    topic is not the one that was loaded.
     """
     from loaders.replay import parse_bound, replay
 
@@ -197,13 +198,15 @@ def replay_kafka(name: str, topic: str | None, first: str, stop: str, client: Ka
         raise click.UsageError(str(error)) from error
     try:
         replayed = replay(feed, settings, *bounds)
-    except (StreamError, BrokerError, StoreError) as error:
+    except StreamError as error:
+        raise click.ClickException(str(error)) from error
+    except (BrokerError, StoreError) as error:
         raise click.ClickException(f"{error}; what was landed stays, run it again to go on") from error
     for part in replayed:
         message = (
             f"{feed.topic}/{part.partition}, offsets {part.first} up to {part.stop}: {part.there:,} were there, "
             f"{part.filled:,} filled ({part.records:,} records), {part.missing:,} missing"
-        )
+        ) + (f", {part.unloaded:,} not loaded yet" if part.unloaded else "")
         click.echo(message)
         fields = {"feed": feed.name, "topic": feed.topic, **dataclasses.asdict(part)}
         logs.event(log, "range-replayed", message, on_screen=True, **fields)

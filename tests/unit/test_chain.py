@@ -100,6 +100,14 @@ def test_a_hole_is_a_link_that_names_no_files(store: LocalStore) -> None:
     assert (hole.kind, hole.outcome, hole.files, hole.error) == ("hole", "skipped", (), "retention")
 
 
+def test_a_hole_that_another_has_noted_is_noted_once(store: LocalStore) -> None:
+    chain, other = Chain(store, SOURCE, 0), Chain(store, SOURCE, 0)
+    assert chain.begin(0) == other.begin(0)
+    assert other.skip(30, "retention")
+    assert not chain.skip(30, "retention")
+    assert chain.end() == 30
+
+
 def test_the_end_is_found_by_what_is_new(store: CountingStore) -> None:
     chain = Chain(store, SOURCE, 0)
     chain.begin(0)
