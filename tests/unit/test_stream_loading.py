@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -25,9 +28,25 @@ from loaders.until import Until
 FEED = load_registry()["binance_spot"]
 
 
+class AtOnce(Executor):
+    """Has done what it is given: how long files take is not told by a clock that is made up."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(work(*arguments, **named))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
+    monkeypatch.setattr(kafka, "ThreadPoolExecutor", AtOnce)
     for module in (kafka, lanes, trouble):
         monkeypatch.setattr(module, "time", clock)
     return clock
@@ -262,3 +281,17 @@ def test_what_others_hold_when_a_partition_is_done_is_told_where_it_cannot_be_wr
     brokers = Brokers(clock, {AT: [b"{}"], other: [b"{}"]})
     assert loader(brokers, until=Until(offsets={AT.number: 1})).run().records == 1
     assert "no room for" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["heads", "entries"])
+def test_a_damaged_chain_stops_the_loader_with_the_file_and_the_way_out(
+    what: str, clock: Clock, zone: Zone, loader: Callable[..., KafkaLoader]
+) -> None:
+    brokers = Brokers(clock, {AT: [b"{}"]})
+    loader(brokers, until=Until()).run()
+    (file,) = (zone.root / f"_ledger/{what}/kafka").rglob("0.json" if what == "heads" else "00*.json")
+    file.write_bytes(b"{")
+    if what == "entries":
+        shutil.rmtree(zone.root / "_ledger/heads")
+    with pytest.raises(StreamError, match=rf"^{re.escape(str(file))} is damaged: .*Run mdp verify"):
+        loader(brokers).run()
