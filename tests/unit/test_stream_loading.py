@@ -295,3 +295,36 @@ def test_a_damaged_chain_stops_the_loader_with_the_file_and_the_way_out(
         shutil.rmtree(zone.root / "_ledger/heads")
     with pytest.raises(StreamError, match=rf"^{re.escape(str(file))} is damaged: .*Run mdp verify"):
         loader(brokers).run()
+
+
+def test_what_waits_in_memory_is_bounded_and_the_largest_partition_is_written_first(
+    clock: Clock, zone: Zone, loader: Callable[..., KafkaLoader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of partitions of which none is due by itself."""
+    other, most, polls = Partition(FEED.topic, 1), 10_000, count()
+    written: list[int] = []
+
+    def held() -> dict[int, int]:
+        return {at.number: lane.held for at, lane in made._lanes.items()}
+
+    def on(what: str) -> None:
+        if what == "poll":
+            assert sum(held().values()) <= most
+            brokers.values[AT].append(b"x" * 1_000)
+            brokers.values[other].append(b"x" * 400)
+            if next(polls) == 60:
+                zone.on = lambda *_: None
+                made.stop()
+
+    def on_zone(what: str, key: str) -> None:
+        if what == "put" and key.startswith(f"{ENTRIES}kafka/") and not key.endswith("origin.json"):
+            number = int(key.split("/")[-2])
+            assert held()[number] == max(held().values())
+            written.append(number)
+
+    monkeypatch.setattr(kafka, "HELD_BYTES", most)
+    zone.on, brokers = on_zone, Brokers(clock, {AT: [], other: []}, on=on)
+    made = loader(brokers, limits=SegmentLimits(seconds=1e6))
+    assert made.run().records == sum(map(len, brokers.values.values()))
+    assert len(written) > 5
+    assert set(written) == {AT.number, other.number}
