@@ -15,19 +15,21 @@ partition's chain stays as it is.
 
 The end is found from a remembered head, a small object beside the ledger that may lag behind: from there the
 chain is followed key by key, so that the cost goes by what is new. A lost head is found again by listing.
+Whatever reads a chain raises StreamError where its objects are damaged.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 import msgspec
 
 from loaders import VERSION, failpoints
+from loaders.consumers import StreamError
 from loaders.ledger import ENTRIES, Entry, Ledger, Stream, load_id
 from loaders.store import Store
 from loaders.times import iso
@@ -90,7 +92,7 @@ class Chain:
         """Return the position up to which everything is accounted for, by whomever; None before the origin."""
         if self._end is None:
             self._end = self._remembered()
-        while self._end is not None and (entry := self._ledger.get(self.key(self._end))) is not None:
+        while self._end is not None and (entry := self._get(self.key(self._end))) is not None:
             self._follow(entry)
         return self._end
 
@@ -120,7 +122,7 @@ class Chain:
         """Commit a hole from the end of the chain to a position; False if another link was there first."""
         first = self.end()
         assert first is not None  # noqa: S101
-        return self.extend(self._entry(self.key(first), "hole", "skipped", first, next_, why))
+        return first < next_ and self.extend(self._entry(self.key(first), "hole", "skipped", first, next_, why))
 
     def links(self, first: int, stop: int) -> Iterator[Entry]:
         """Yield the links that touch positions from `first` up to, not including, `stop`, in their order.
@@ -130,7 +132,7 @@ class Chain:
         names = (name.removesuffix(".json") for name in self._store.list(f"{ENTRIES}{self._prefix}/"))
         starts = [int(name[-20:]) for name in names if name[-20:].isdigit()]
         for start in starts[max(0, bisect_right(starts, first) - 1) : bisect_left(starts, stop)]:
-            entry = self._ledger.get(self.key(start))
+            entry = self._get(self.key(start))
             if entry is not None and entry.stream is not None and entry.stream.next > first:
                 yield entry
 
@@ -156,9 +158,15 @@ class Chain:
 
     def _follow(self, entry: Entry) -> None:
         if entry.stream is None or self._end is None or entry.stream.next <= self._end:
-            raise ValueError(f"the ledger entry {entry.key} is damaged: it is no link of a chain")
+            raise _damaged(self._store, f"{ENTRIES}{entry.key}.json", "it is no link of a chain")
         self._end, self.loaded_at = entry.stream.next, entry.loaded_at
         self._unremembered += 1
+
+    def _get(self, key: str) -> Entry | None:
+        try:
+            return self._ledger.get(key)
+        except msgspec.MsgspecError as error:
+            raise _damaged(self._store, f"{ENTRIES}{key}.json", error) from error
 
     def _remembered(self) -> int | None:
         try:
@@ -167,6 +175,8 @@ class Chain:
             return head.next
         except KeyError:
             pass
+        except msgspec.MsgspecError as error:
+            raise _damaged(self._store, self._head, error) from error
         last = None
         for name in self._store.list(f"{ENTRIES}{self._prefix}/"):
             key = name.removesuffix(".json").rpartition("/")[2]
@@ -178,7 +188,7 @@ class Chain:
 
     def origin(self) -> int | None:
         """Return where the chain starts; None if it has not."""
-        entry = self._ledger.get(f"{self._prefix}/origin")
+        entry = self._get(f"{self._prefix}/origin")
         return entry.stream.next if entry is not None and entry.stream is not None else None
 
     def _entry(self, key: str, kind: str, outcome: str, first: int, next_: int, why: str | None = None) -> Entry:
@@ -220,7 +230,13 @@ class Sources:
         names = list(self._store.list(self._folder(feed, topic)))
         if not names:
             return None
-        known = msgspec.json.decode(self._store.get(names[-1]), type=_Known)
+        try:
+            known = msgspec.json.decode(self._store.get(names[-1]), type=_Known)
+        except msgspec.MsgspecError as error:
+            raise StreamError(
+                f"{self._store.uri(names[-1])} is damaged: {error}. Put it back from a copy of the ledger; if the "
+                f"topic was never made anew, it may be removed instead"
+            ) from error
         return Source(feed, known.cluster, topic, known.topic_id)
 
     def all(self) -> list[Source]:
@@ -240,6 +256,22 @@ class Sources:
 
     def _folder(self, feed: str, topic: str) -> str:
         return f"{SOURCES}{_part(feed)}/{_part(topic)}/"
+
+
+def other_topic(store: Store, known: Source, found: Source, partitions: Iterable[int]) -> str:
+    """Say that a topic is not the one that was loaded, and how far that one was."""
+    what = "another cluster" if known.cluster != found.cluster else "another topic of the same name"
+    ends = {number: Chain(store, known, number).end() for number in partitions}
+    loaded = ", ".join(f"{number} up to {end}" for number, end in ends.items() if end is not None)
+    return (
+        f"topic {found.topic} of feed {found.feed} is on {what} than before: cluster {found.cluster}, topic id "
+        f"{found.topic_id}; loaded was cluster {known.cluster}, topic id {known.topic_id}, of its partitions "
+        f"{loaded or 'nothing'}"
+    )
+
+
+def _damaged(store: Store, key: str, why: object) -> StreamError:
+    return StreamError(f"{store.uri(key)} is damaged: {why}. Run mdp verify, which names all damage and the way out")
 
 
 def _part(text: str) -> str:

@@ -272,14 +272,14 @@ class Confluent:
     def _batches(self, messages: list[Message]) -> dict[Partition, Batch]:
         if not messages:
             return {}
-        topics = {partition.topic for partition in self._positions}
+        topics = set(map(Message.topic, messages))  # a partition that was taken away meanwhile is here still
         groups: dict[Partition, list[Message]] = {}
         if len(topics) == 1:
             where = list(map(Message.partition, messages))
             for number in set(where):
                 whole = where.count(number) == len(messages)
                 of_it = messages if whole else [it for it, at in zip(messages, where, strict=True) if at == number]
-                groups[Partition(min(topics), number)] = of_it
+                groups[Partition(messages[0].topic(), number)] = of_it
         else:
             for message in messages:
                 groups.setdefault(Partition(message.topic(), message.partition()), []).append(message)

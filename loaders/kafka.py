@@ -26,7 +26,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from loaders import failpoints, logs
-from loaders.chain import Chain, Source, Sources
+from loaders.chain import Chain, Source, Sources, other_topic
 from loaders.consumers import BrokerError, Consumer, Membership, OutOfRange, Partition, StreamError, connect
 from loaders.instruments import Instruments
 from loaders.lanes import Lane, SegmentLimits
@@ -48,7 +48,7 @@ LOOK_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
 """How long who asks for metrics waits for the brokers."""
 QUIET_SECONDS = 10.0
-"""After so long without records, the brokers are asked whether they are there and still the same."""
+"""After so long without records, and without failures, the brokers are asked whether they are there and the same."""
 
 Accept = Literal["lost-records", "new-topic"]
 
@@ -121,7 +121,7 @@ class KafkaLoader:
         self._stopping = True
 
     def run(self) -> Totals:
-        """Load. Raises StreamError where loading cannot go on, StoreError if the last writes fail."""
+        """Load. Raises StreamError where loading cannot go on, or what waits when it is stopped cannot be written."""
         while not self._stopping:
             with self._guarded():
                 self._load()
@@ -138,18 +138,35 @@ class KafkaLoader:
             while not self._stopping and not self._finished():
                 with self._guarded():
                     self._step()
-            for partition, lane in self._lanes.items():
-                self._commit(partition, lane)
-                if lane.ready and lane.since is not None:
-                    self._start(lane)
-                    self._commit(partition, lane)
-                lane.chain.remember(now=True)
+            self._leave()
         finally:
             for lane in self._lanes.values():
                 lane.abandon()
             self._writers.shutdown()
             self._client.close()
             self._ends.close()
+
+    def _leave(self) -> None:
+        """Write what waits, as much of it as can be written; raise what the rest meets."""
+        met: list[Exception] = []
+        for partition, lane in self._lanes.items():
+            try:
+                self._commit(partition, lane)
+                if lane.since is not None and not any(isinstance(error, BrokerError) for error in met):
+                    self._start(lane)
+                    self._commit(partition, lane)
+                lane.chain.remember(now=True)
+            except (StreamError, BrokerError, StoreError) as error:
+                met.append(error)
+        if refused := next((error for error in met if isinstance(error, StreamError)), None):
+            raise refused
+        if met and self._stopping:
+            raise StreamError(
+                f"stopped, but not all that was read could be written ({met[0]}). Nothing is lost: what was committed "
+                f"stays, and the next run reads the other records again"
+            ) from met[0]
+        if met:
+            raise met[0]
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -166,6 +183,7 @@ class KafkaLoader:
         for lane in self._lanes.values():
             lane.ready = False
         trouble.meet(met)
+        self._heard = time.monotonic()
 
     # Where to begin and to end.
 
@@ -181,8 +199,8 @@ class KafkaLoader:
                 )
             source = Source(feed.name, topic.cluster, name, topic.topic_id)
             known = sources.last(feed.name, name)
-            if known not in (None, source) and "new-topic" not in self._accept:
-                raise StreamError(self._other_topic(known, source, topic.partitions))
+            if known is not None and known != source and "new-topic" not in self._accept:
+                raise self._other_topic(known, source, topic.partitions)
             sources.note(source)
             self._sources[name] = source
             for number in topic.partitions:
@@ -199,16 +217,11 @@ class KafkaLoader:
                     self._check(partition, position, start, end)
             self._look()
 
-    def _other_topic(self, known: Source | None, source: Source, partitions: Iterable[int]) -> str:
-        assert known is not None  # noqa: S101
-        what = "another cluster" if known.cluster != source.cluster else "another topic of the same name"
-        ends = {number: Chain(self._store, known, number).end() for number in partitions}
-        loaded = ", ".join(f"{number} up to {end}" for number, end in ends.items() if end is not None)
-        return (
-            f"topic {source.topic} of feed {source.feed} is on {what} than before: cluster {source.cluster}, topic id "
-            f"{source.topic_id}; loaded was cluster {known.cluster}, topic id {known.topic_id}, of its partitions "
-            f"{loaded or 'nothing'}. What that one held beyond these offsets is missing. If the new one is to be "
-            f"loaded from its start, beside what is there, run again with --accept new-topic"
+    def _other_topic(self, known: Source, found: Source, partitions: Iterable[int]) -> StreamError:
+        return StreamError(
+            f"{other_topic(self._store, known, found, partitions)}. What that one held beyond these offsets is "
+            f"missing. If the new one is to be loaded from its start, beside what is there, run again with --accept "
+            f"new-topic"
         )
 
     def _check(self, partition: Partition, position: int, start: int, end: int) -> None:
@@ -245,6 +258,12 @@ class KafkaLoader:
             if end is not None and end >= self._targets[partition]:
                 self._missing.discard(partition)
         self._looked = time.monotonic()
+        self._zone_is_read()
+
+    def _zone_is_read(self) -> None:
+        """Note that the raw zone works, unless something waits that it may not take: that is known by the writing."""
+        if all(lane.oldest is None for lane in self._lanes.values()):
+            self._zone.over()
 
     # One round.
 
@@ -252,11 +271,7 @@ class KafkaLoader:
         self._seek()
         polled = self._client.poll(self._patience())
         self._take_changes()
-        if polled:
-            self._heard = time.monotonic()
-            self._brokers.over()
-        elif time.monotonic() - self._heard >= QUIET_SECONDS:
-            self._ask_brokers()
+        is_fed = bool(polled)
         for partition, batch in polled.items():
             lane = self._lanes.get(partition)
             if lane is not None and lane.ready:
@@ -264,8 +279,15 @@ class KafkaLoader:
         for partition, lane in self._lanes.items():
             position = self._client.position(partition) if lane.ready and not lane.reached else None
             if position is not None:
+                is_fed = is_fed or position > lane.next
                 lane.advance(position)
+        if is_fed:
+            self._heard = time.monotonic()
+        elif time.monotonic() - self._heard >= QUIET_SECONDS:
+            self._ask_brokers()
         self._flush_due()
+        if is_fed:
+            self._brokers.over()
 
     def _patience(self) -> float:
         """Seconds for which a poll may wait, so that no segment grows older than it should."""
@@ -316,7 +338,7 @@ class KafkaLoader:
                 lane.restart(position)
             self._client.seek(partition, lane.next, still=lane.reached)
             lane.ready = True
-        self._brokers.over()
+        self._zone_is_read()
 
     def _note_loss(self, partition: Partition, chain: Chain, position: int, start: int) -> None:
         why = f"deleted from Kafka before they were loaded; accepted: offsets {position} to {start - 1}"
@@ -344,7 +366,7 @@ class KafkaLoader:
             raise BrokerError(f"topic {source.topic} is not there")
         found = Source(source.feed, topic.cluster, source.topic, topic.topic_id)
         if found != source:
-            raise StreamError(self._other_topic(source, found, topic.partitions))
+            raise self._other_topic(source, found, topic.partitions)
 
     # Writing.
 

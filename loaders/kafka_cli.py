@@ -45,7 +45,8 @@ CLIENT = click.option(
     "--until",
     "until_text",
     metavar="WHEN",
-    help="Stop there: caught-up (what is in Kafka now), an ISO time, or PARTITION:OFFSET,… of a single feed. "
+    help="Stop there: caught-up (what is in Kafka now), an ISO time (dates have hyphens), or PARTITION:OFFSET,… of a "
+    "single feed. "
     "Without it loading goes on until SIGTERM or Ctrl-C.",
 )
 @click.option("--group", help="The consumer group to share partitions with; by default this raw zone's own.")
@@ -110,7 +111,8 @@ def load_kafka(
 
     What was loaded before is known from the raw zone's ledger: start, stop and kill it as you like. The exit code is 1
     where Kafka does not hold what comes next (retention, a topic made anew, another cluster): nothing is skipped unless
-    --accept says so. What happens is told on the error stream, with MDP_LOG=json as one JSON object a line.
+    --accept says so. It is 1 too where what was read could not be written when it was stopped; the next run reads it
+    again. What happens is told on the error stream, with MDP_LOG=json as one JSON object a line.
     """
     from loaders.kafka import KafkaLoader, settle_memory
     from loaders.metrics import Metrics
@@ -179,8 +181,11 @@ def replay_kafka(name: str, topic: str | None, first: str, stop: str, client: Ka
         mdp replay --feed binance_spot --from 2024-08-08T12:00Z --to 2024-08-08T13:00Z
         mdp replay --feed binance_spot --from 120000 --to 135000
 
+    Digits are an offset, the same in every partition; a date has hyphens.
+
     Holes are what --accept lost-records has noted. One that the range touches is filled whole, as far as Kafka has it.
-    What was never loaded is left to mdp load kafka. The exit code is 1 where something stays missing.
+    What is not loaded yet is left to mdp load kafka. The exit code is 1 where something stays missing, and where the
+    topic is not the one that was loaded.
     """
     from loaders.replay import parse_bound, replay
 
@@ -193,13 +198,15 @@ def replay_kafka(name: str, topic: str | None, first: str, stop: str, client: Ka
         raise click.UsageError(str(error)) from error
     try:
         replayed = replay(feed, settings, *bounds)
-    except (StreamError, BrokerError, StoreError) as error:
+    except StreamError as error:
+        raise click.ClickException(str(error)) from error
+    except (BrokerError, StoreError) as error:
         raise click.ClickException(f"{error}; what was landed stays, run it again to go on") from error
     for part in replayed:
         message = (
             f"{feed.topic}/{part.partition}, offsets {part.first} up to {part.stop}: {part.there:,} were there, "
             f"{part.filled:,} filled ({part.records:,} records), {part.missing:,} missing"
-        )
+        ) + (f", {part.unloaded:,} not loaded yet" if part.unloaded else "")
         click.echo(message)
         fields = {"feed": feed.name, "topic": feed.topic, **dataclasses.asdict(part)}
         logs.event(log, "range-replayed", message, on_screen=True, **fields)

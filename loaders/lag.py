@@ -54,7 +54,11 @@ class Lags:
 def lags(settings: Settings, seconds: float = ANSWER_SECONDS) -> Lags:
     """Compare the ledger with the brokers, which have so many seconds to answer. Raises StoreError."""
     store, found = open_store(settings.raw, settings.s3), Lags()
-    sources = Sources(store).all()
+    try:
+        sources = Sources(store).all()
+    except StreamError as error:
+        found.notes.append(str(error))
+        return found
     if not sources:
         return found
     brokers = _Brokers(settings, [source.topic for source in sources])
@@ -69,7 +73,11 @@ def lags(settings: Settings, seconds: float = ANSWER_SECONDS) -> Lags:
             found.notes.append(f"topic {source.topic} of feed {source.feed} {what} on {settings.kafka}")
         numbers = {*partitions(store, source), *(topic.partitions if topic is not None and same else ())}
         for number in sorted(numbers):
-            lag = _lag(Chain(store, source, number), source, brokers if same else None)
+            try:
+                lag = _lag(Chain(store, source, number), source, brokers if same else None)
+            except StreamError as error:
+                found.notes.append(str(error))
+                continue
             if lag.loaded is not None and lag.start is not None and lag.loaded < lag.start:
                 gone = f"offsets {lag.loaded} to {lag.start - 1} were deleted before they were loaded"
                 found.notes.append(f"{lag.topic}/{lag.partition}: {gone}")

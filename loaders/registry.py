@@ -66,6 +66,14 @@ def load_registry(path: Path = REGISTRY) -> dict[str, Feed]:
     registry = {feed.name: feed for feed in feeds}
     if len(registry) < len(feeds):
         raise RegistryError(f"{SHOWN_AS} names a feed twice")
+    of_topic: dict[str, str] = {}
+    for feed in feeds:
+        other = of_topic.setdefault(feed.topic, feed.name)
+        if other != feed.name:
+            raise RegistryError(
+                f"{SHOWN_AS}: feeds {other!r} and {feed.name!r} have the same topic {feed.topic!r}; give one of them "
+                f"another"
+            )
     return registry
 
 

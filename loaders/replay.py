@@ -5,8 +5,8 @@
                                                              └─ it does not: counted as missing
 
 A hole that the range touches is filled as a whole, as far as Kafka has it: its chain starts where Kafka did when it
-was first replayed, and is as exact as any other, whoever replays beside whom. What lies behind the chain's end is
-left to `mdp load kafka`.
+was first replayed, and is as exact as any other, whoever replays beside whom. What Kafka has deleted since then is a
+hole in that chain. What lies behind the partition's chain is left to `mdp load kafka`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from loaders.chain import Chain, Source
-from loaders.consumers import BrokerError, Consumer, Membership, Partition, StreamError, connect
+from loaders.chain import Chain, Source, Sources, other_topic
+from loaders.consumers import BrokerError, Consumer, Membership, OutOfRange, Partition, StreamError, connect
 from loaders.instruments import Instruments
 from loaders.lanes import Lane, SegmentLimits
 from loaders.ledger import Stream
@@ -23,7 +23,7 @@ from loaders.records import records_table
 from loaders.registry import Feed
 from loaders.settings import Settings
 from loaders.store import Store, open_store
-from loaders.times import parse_time
+from loaders.until import time_ms
 
 POLL_SECONDS, POLLS = 1.0, 30
 """How often in a row a poll may give nothing, before the brokers count as not answering."""
@@ -39,7 +39,8 @@ class Bound:
 
 @dataclass
 class Replayed:
-    """What a replay found in one partition, in offsets; holes are counted whole. `records` were landed now."""
+    """What a replay found in one partition, in offsets; holes are counted whole. `records` were landed now, `unloaded`
+    are behind what was loaded so far."""
 
     partition: int
     first: int
@@ -47,17 +48,18 @@ class Replayed:
     there: int = 0
     filled: int = 0
     missing: int = 0
+    unloaded: int = 0
     records: int = 0
 
 
 def parse_bound(text: str) -> Bound:
-    """Read an offset or an ISO time. Raises ValueError where it is neither."""
-    if text.isdigit() and len(text) != 8:
+    """Read an offset (digits) or an ISO time. Raises ValueError where it is neither."""
+    if text.isascii() and text.isdigit():
         return Bound(offset=int(text))
     try:
-        return Bound(time_ms=-(-parse_time(text) // 1_000_000))
+        return Bound(time_ms=time_ms(text))
     except ValueError:
-        raise ValueError(f"{text!r} is neither an offset nor an ISO time (eight digits are a date)") from None
+        raise ValueError(f"{text!r} is neither an offset such as 120000 nor an ISO time such as 2024-08-08") from None
 
 
 def replay(
@@ -70,8 +72,8 @@ def replay(
 ) -> list[Replayed]:
     """Replay a range of all partitions of a feed's topic, `stop` not included.
 
-    Raises StreamError where the topic is not there, BrokerError where the brokers fail, StoreError where the raw
-    zone does. What was landed until then stays; the same replay again goes on from there.
+    Raises StreamError where the topic is not there or is another than was loaded, BrokerError where the brokers fail,
+    StoreError where the raw zone does. What was landed until then stays; the same replay again goes on from there.
     """
     store = open_store(settings.raw, settings.s3)
     client = connect(Membership.by(settings))
@@ -80,6 +82,13 @@ def replay(
         if topic is None:
             raise StreamError(f"topic {feed.topic} of feed {feed.name} is not on {settings.kafka}")
         source = Source(feed.name, topic.cluster, feed.topic, topic.topic_id)
+        known = Sources(store).last(feed.name, feed.topic)
+        if known is not None and known != source:
+            raise StreamError(
+                f"{other_topic(store, known, source, topic.partitions)}. Holes can be filled from that one only: where "
+                f"other brokers still have it, set MDP_KAFKA to them. To go on with the new one, run mdp load kafka "
+                f"--accept new-topic"
+            )
         replayed = []
         for number in topic.partitions:
             partition = Partition(feed.topic, number)
@@ -88,6 +97,8 @@ def replay(
             job = _Job(client, store, feed, chain, partition, limits or SegmentLimits())
             replayed.append(job.run(begin, end))
         return replayed
+    except OutOfRange as error:
+        raise BrokerError(f"Kafka deleted records of topic {feed.topic} before they were read ({error})") from error
     finally:
         client.close()
 
@@ -120,26 +131,26 @@ class _Job:
                 self._fill(entry.stream, done)
             else:
                 done.there += min(entry.stream.next, stop) - max(entry.stream.first, first)
+        done.unloaded = max(0, stop - max(first, self.chain.end() or 0))
         return done
 
     def _fill(self, hole: Stream, done: Replayed) -> None:
         """Land what Kafka has of a hole and no replay has landed yet."""
         start, end = self.client.bounds([self.partition])[self.partition]
         chain = Chain(self.store, self.chain.source, self.partition.number, hole=hole.first)
-        stop = min(hole.next, end)
-        if chain.end() is None and start < stop:
-            chain.begin(max(hole.first, start))
-        origin, before = chain.origin(), chain.end()
-        if origin is None or before is None:
-            done.missing += hole.next - hole.first
-            return
-        after = self._read(chain, before, stop, done) if start <= before < stop else before
-        done.there += before - origin
-        done.filled += after - before
-        done.missing += (hole.next - hole.first) - (after - origin)
+        there, stop = _landed(chain, hole), min(hole.next, end)
+        if start < stop:
+            while (at := chain.begin(max(hole.first, start))) < start:
+                chain.skip(start, f"deleted from Kafka before they were replayed: offsets {at} to {start - 1}")
+            if at < stop:
+                self._read(chain, at, stop, done)
+        landed = _landed(chain, hole)
+        done.there += there
+        done.filled += landed - there
+        done.missing += hole.next - hole.first - landed
 
-    def _read(self, chain: Chain, at: int, stop: int, done: Replayed) -> int:
-        """Land the records from a position up to `stop`; return how far the hole's chain reaches then."""
+    def _read(self, chain: Chain, at: int, stop: int, done: Replayed) -> None:
+        """Land the records from a position up to `stop`."""
         lane = Lane(self.feed, chain, Instruments(self.feed.instrument_path, {}), stop=stop)
         lane.restart(at)
         self.client.take(self.partition)
@@ -161,4 +172,9 @@ class _Job:
                 else:
                     done.records += entry.records
         chain.remember(now=True)
-        return lane.first
+
+
+def _landed(chain: Chain, hole: Stream) -> int:
+    """Return how many offsets of a hole replays have landed."""
+    links = (link.stream for link in chain.links(hole.first, hole.next) if link.kind == "stream")
+    return sum(stream.next - stream.first for stream in links if stream is not None)

@@ -38,14 +38,24 @@ def parse_until(text: str) -> Until:
             raise ValueError(f"{text!r} names a partition twice")
         return Until(offsets=offsets)
     try:
-        moment = parse_time(text)
+        moment = time_ms(text)
     except ValueError:
         raise ValueError(
-            f"{text!r} is neither {CAUGHT_UP}, nor an ISO time, nor offsets such as 0:5000,1:4800"
+            f"{text!r} is neither {CAUGHT_UP}, nor an ISO time such as 2024-08-08, nor offsets such as 0:5000,1:4800"
         ) from None
-    if moment > time.time_ns():
+    if moment > time.time_ns() // 1_000_000:
         raise ValueError(f"{text!r} lies in the future; leave out --until to load what comes")
-    return Until(time_ms=-(-moment // 1_000_000))
+    return Until(time_ms=moment)
+
+
+def time_ms(text: str) -> int:
+    """Return the milliseconds since 1970-01-01 UTC, rounded up, of an ISO date or time; a date has hyphens.
+
+    Raises ValueError for anything else, digits too: they could be an offset.
+    """
+    if text.strip().isdigit():
+        raise ValueError(f"{text!r} is no ISO time: a date has hyphens")
+    return -(-parse_time(text) // 1_000_000)
 
 
 def targets(until: Until, client: Consumer, partitions: Iterable[Partition]) -> dict[Partition, int]:

@@ -450,7 +450,9 @@ class _Walk:
         for begin, stop in lacking:
             if begin < stop:
                 what = f"[{begin}, {stop}) was never loaded, as accepted"
-                self._find(Finding("hole", key, what, "mdp replay fills it if Kafka still has it"))
+                deleted = "Kafka had deleted it when the rest of its hole was replayed"
+                way_out = deleted if chain.startswith("replay/") else "mdp replay fills it if Kafka still has it"
+                self._find(Finding("hole", key, what, way_out))
 
     def _compare_heads(self) -> None:
         """A head that is no link's end would let a loader start in the wrong place."""

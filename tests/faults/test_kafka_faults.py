@@ -89,6 +89,13 @@ def make_again(zone: Zone, topic: str) -> None:
                 time.sleep(0.1)
 
 
+def replay(zone: Zone, topic: str, *arguments: str, failpoint: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = zone.command(topic, *arguments)
+    command[command.index("load") : command.index("--feed")] = ["replay"]
+    env = zone.environment(failpoint)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
 def whole(topic: str, count: int, partitions: int = 1) -> Counter[tuple[str, int, int]]:
     """Each offset once, where `count` records went to the partitions in turn."""
     return Counter(
@@ -174,6 +181,9 @@ def test_a_topic_made_again_is_told_and_loaded_only_if_accepted(zone: Zone, kafk
     assert "0 up to 10" in done.stderr
     assert "--accept new-topic" in done.stderr
     assert len(zone.positions()) == 10
+    refused = replay(zone, topic, "--from", "0", "--to", "30")
+    assert refused.returncode == 1
+    assert "is on another topic of the same name" in refused.stderr
     assert "loaded 30 records" in zone.load(topic, "--accept", "new-topic").stdout
     assert "loaded 0 records" in zone.load(topic).stdout
     assert zone.table().num_rows == 40
@@ -260,19 +270,13 @@ def test_a_replay_fills_holes_and_leaves_the_rest_untouched(zone: Zone, kafka_se
     assert len(zone.positions()) == 330
     before = {path: path.read_bytes() for path in zone.raw.rglob("*.parquet")}
 
-    def replayed(*arguments: str, failpoint: str | None = None) -> subprocess.CompletedProcess[str]:
-        command = zone.command(topic, *arguments)
-        command[command.index("load") : command.index("--feed")] = ["replay"]
-        env = zone.environment(failpoint)
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-
-    killed = replayed("--from", "0", "--to", "400", failpoint="after-files")
+    killed = replay(zone, topic, "--from", "0", "--to", "400", failpoint="after-files")
     assert killed.returncode == -signal.SIGKILL
-    done = replayed("--from", "100", "--to", "130")
+    done = replay(zone, topic, "--from", "100", "--to", "130")
     assert done.returncode == 0, done.stderr
     assert f"{topic}/0, offsets 100 up to 130: 10 were there, 70 filled (70 records), 0 missing" in done.stdout
     assert f"{topic}/1, offsets 100 up to 130: 30 were there, 0 filled (0 records), 0 missing" in done.stdout
-    again = replayed("--from", "1970-01-01", "--to", "2100-01-01")
+    again = replay(zone, topic, "--from", "1970-01-01", "--to", "2100-01-01")
     assert f"{topic}/0, offsets 0 up to 200: 200 were there, 0 filled (0 records), 0 missing" in again.stdout
     assert all(path.read_bytes() == data for path, data in before.items())
     filled = [entry for entry in Ledger(LocalStore(zone.raw)).entries("replay/") if entry.kind == "stream"]
@@ -288,6 +292,19 @@ def test_a_replay_fills_holes_and_leaves_the_rest_untouched(zone: Zone, kafka_se
 
 
 @pytest.mark.once
+def test_a_replay_by_a_time_begins_with_the_first_record_from_then_on(zone: Zone, kafka_server: KafkaServer) -> None:
+    """The times are between records: none has them."""
+    topic, minute = kafka_server.new_topic(2, retention_ms="-1"), 1_700_000_040_000  # 2023-11-14T22:14:00Z
+    sent = [Message(b"%d" % n, partition=n % 2, timestamp_ms=minute + 1_000 * n) for n in range(40)]
+    produce(zone.bootstrap, topic, sent)
+    assert zone.load(topic, until="0:20,1:15").returncode == 0
+    done = replay(zone, topic, "--from", "2023-11-14T22:14:09.5Z", "--to", "2023-11-14T22:14:34.000000001Z")
+    assert done.returncode == 0, done.stderr
+    assert f"{topic}/0, offsets 5 up to 18: 13 were there, 0 filled (0 records), 0 missing\n" in done.stdout
+    assert f"{topic}/1, offsets 5 up to 17: 10 were there, 0 filled (0 records), 0 missing, 2 not loaded" in done.stdout
+
+
+@pytest.mark.once
 def test_a_hole_that_kafka_cannot_fill_stays_and_is_told(zone: Zone, kafka_server: KafkaServer) -> None:
     topic = kafka_server.new_topic()
     produce(zone.bootstrap, topic, numbered(0, 10))
@@ -295,9 +312,7 @@ def test_a_hole_that_kafka_cannot_fill_stays_and_is_told(zone: Zone, kafka_serve
     produce(zone.bootstrap, topic, numbered(10, 10))
     delete_records(zone, topic, 15)
     assert zone.load(topic, "--accept", "lost-records").returncode == 0
-    command = zone.command(topic, "--from", "0", "--to", "20")
-    command[command.index("load") : command.index("--feed")] = ["replay"]
-    done = subprocess.run(command, env=zone.environment(), capture_output=True, text=True, check=False)
+    done = replay(zone, topic, "--from", "0", "--to", "20")
     assert done.returncode == 1
     assert "15 were there, 0 filled (0 records), 5 missing" in done.stdout
 

@@ -333,6 +333,22 @@ def test_a_capture_keeps_its_times_and_its_keys(zone: Zone, tmp_path: Path, kafk
 
 
 @pytest.mark.once
+def test_a_capture_of_several_symbols_is_told_whose_the_other_messages_are(
+    zone: Zone, tmp_path: Path, kafka_server: KafkaServer
+) -> None:
+    file, topic = tmp_path / "capture.txt", kafka_server.new_topic(retention_ms="-1")
+    names = [b'{"data":{"s":"BTCUSDT"}}', b'{"data":{"s":"ETHUSDT"}}', b'{"bids":[]}']
+    file.write_bytes(b"".join(b"172316125408789656%d %s\n" % line for line in enumerate(names)))
+    said = published(zone, file, topic)
+    assert "sent 3 records" in said and "1 of them name no symbol and have no key" in said
+    assert "no key" not in published(zone, file, topic, "--symbol", "SOLUSDT")
+    assert zone.load(topic).returncode == 0
+    rows = [(row["key"], row["instrument"]) for row in zone.rows()]
+    named = [(b"BTCUSDT", "BTCUSDT"), (b"ETHUSDT", "ETHUSDT")]
+    assert rows == [*named, (None, None), *named, (b"SOLUSDT", "SOLUSDT")]
+
+
+@pytest.mark.once
 def test_a_topic_that_would_eat_a_capture_is_told(zone: Zone, tmp_path: Path, kafka_server: KafkaServer) -> None:
     file = tmp_path / "capture.txt"
     file.write_bytes(b'1723161254087896568 {"data":{"s":"BTCUSDT"}}\n')

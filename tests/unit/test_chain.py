@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loaders.chain import HEAD_EVERY, Chain, Source, Sources
+from loaders.chain import HEAD_EVERY, HEADS, SOURCES, Chain, Source, Sources
+from loaders.consumers import StreamError
 from loaders.ledger import ENTRIES, Entry, Ledger, load_id
 from loaders.store import LocalStore
 
@@ -100,6 +103,14 @@ def test_a_hole_is_a_link_that_names_no_files(store: LocalStore) -> None:
     assert (hole.kind, hole.outcome, hole.files, hole.error) == ("hole", "skipped", (), "retention")
 
 
+def test_a_hole_that_another_has_noted_is_noted_once(store: LocalStore) -> None:
+    chain, other = Chain(store, SOURCE, 0), Chain(store, SOURCE, 0)
+    assert chain.begin(0) == other.begin(0)
+    assert other.skip(30, "retention")
+    assert not chain.skip(30, "retention")
+    assert chain.end() == 30
+
+
 def test_the_end_is_found_by_what_is_new(store: CountingStore) -> None:
     chain = Chain(store, SOURCE, 0)
     chain.begin(0)
@@ -143,8 +154,29 @@ def test_a_damaged_link_is_told(store: LocalStore) -> None:
     chain = Chain(store, SOURCE, 0)
     chain.begin(5)
     Ledger(store).commit(link(chain, 5, 5))
-    with pytest.raises(ValueError, match=r"00005 is damaged"):
+    with pytest.raises(StreamError, match=r"/0+5\.json is damaged: it is no link of a chain\. Run mdp verify"):
         chain.end()
+
+
+@pytest.mark.parametrize("what", [f"{HEADS}*.json", f"{ENTRIES}*/{5:020d}.json", f"{ENTRIES}*/origin.json"])
+def test_an_object_that_cannot_be_read_is_told(store: LocalStore, what: str) -> None:
+    chain = Chain(store, SOURCE, 0)
+    chain.begin(5)
+    chain.extend(link(chain, 5, 6))
+    if what.startswith(HEADS):
+        chain.remember(now=True)
+    (file,) = (path for path in store.root.rglob("*.json") if fnmatch(str(path.relative_to(store.root)), what))
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(StreamError, match=rf"{re.escape(str(file))} is damaged: .*truncated.* Run mdp verify"):
+        Chain(store, SOURCE, 0).origin() if "origin" in what else Chain(store, SOURCE, 0).end()
+
+
+def test_what_a_topic_is_known_as_that_cannot_be_read_is_told(store: LocalStore) -> None:
+    Sources(store).note(SOURCE)
+    (file,) = (store.root / SOURCES).rglob("*.json")
+    file.write_bytes(b"")
+    with pytest.raises(StreamError, match=rf"{re.escape(str(file))} is damaged: .* Put it back from a copy"):
+        Sources(store).last("f", "topic")
 
 
 @given(st.lists(st.text(min_size=1, max_size=60), min_size=3, max_size=3, unique=True))

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from loaders.consumers import Membership, StreamError, connect
+from loaders.consumers import Membership, Partition, StreamError, connect
 from loaders.kafka_python import client_options
 from loaders.settings import Settings
 
@@ -55,3 +55,37 @@ def test_confluent_tells_what_reading_met_whatever_is_asked_meanwhile() -> None:
     with pytest.raises(StreamError, match="locked out"):
         client.poll(0)
     client.close()
+
+
+def test_confluent_keeps_topics_apart_when_one_is_taken_away_during_a_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    from confluent_kafka import Message, TopicPartition
+
+    from loaders.confluent import Confluent
+
+    class Polled:
+        """librdkafka: it has read records of one topic when the group takes that topic away, then ends the poll."""
+
+        def __init__(self) -> None:
+            self.answers = [[record(1, b"first")], [record(2, b"second")]]
+
+        def consume(self, _count: int, _seconds: float) -> list[Message]:
+            if len(self.answers) == 1:
+                client._on_revoke(client._consumer, [TopicPartition("taken", 0)])
+            return self.answers.pop(0) if self.answers else []
+
+        def incremental_assign(self, _partitions: list[TopicPartition]) -> None:
+            pass
+
+        incremental_unassign = incremental_assign
+
+    def record(offset: int, value: bytes) -> Message:
+        return Message(topic="taken", partition=0, offset=offset, value=value, timestamp=(1, 0))
+
+    client = Confluent(Membership.by(Settings.from_env({"MDP_KAFKA": "127.0.0.1:9"})))
+    client.close()
+    monkeypatch.setattr(client, "_consumer", Polled())
+    client._on_assign(client._consumer, [TopicPartition("taken", 0), TopicPartition("kept", 0)])
+    for partition in client.changes().fresh:
+        client.seek(partition, 0)
+    assert client.poll(0) == {}
+    assert client.position(Partition("kept", 0)) == 0

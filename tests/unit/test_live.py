@@ -118,7 +118,7 @@ def test_until_is_read_before_anything_is_started(tmp_path: Path, monkeypatch: p
 
     assert asked("--until", "never") == (
         2,
-        "Error: 'never' is neither caught-up, nor an ISO time, nor offsets such as 0:5000,1:4800",
+        "Error: 'never' is neither caught-up, nor an ISO time such as 2024-08-08, nor offsets such as 0:5000,1:4800",
     )
     code, told = asked("--until", "0:5", "--feed", "coinbase_exchange")
     assert (code, told) == (2, "Error: --until with offsets is for a single feed")

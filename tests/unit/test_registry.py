@@ -52,6 +52,8 @@ def test_an_unknown_feed_is_named_with_the_known_ones() -> None:
         ("massive_trades_<session_date>.csv", "massive_<a>_<a>.csv", "file_pattern"),
         ("massive_trades,equity", "../x,equity", "lower-case"),
         ("massive_trades,equity", "massive_quotes,equity", "twice"),
+        ("utc,coinbase_exchange,", "utc,binance_spot,", "'binance_spot' and 'coinbase_exchange' have the same topic"),
+        ("utc,coinbase_exchange,", "utc,massive_trades,", "have the same topic 'massive_trades'"),
         (",format_versions", ",versions", "lacks a column"),
     ],
 )

@@ -26,12 +26,14 @@ def test_until_is_a_word_a_time_or_offsets(text: str, until: Until) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("soon", "neither caught-up, nor an ISO time, nor offsets"),
+        ("soon", "neither caught-up, nor an ISO time such as 2024-08-08, nor offsets"),
         ("", "neither"),
         ("0:5,", "neither"),
         ("0:-1", "neither"),
         ("0:5,0:6", "names a partition twice"),
         ("2199-01-01", "lies in the future"),
+        ("20240808", "nor an ISO time such as 2024-08-08"),
+        ("5000", "nor offsets such as 0:5000"),
     ],
 )
 def test_what_until_cannot_be(text: str, why: str) -> None:
@@ -39,12 +41,25 @@ def test_what_until_cannot_be(text: str, why: str) -> None:
         parse_until(text)
 
 
-def test_a_bound_is_an_offset_or_a_time() -> None:
-    assert parse_bound("120000") == Bound(offset=120_000)
-    assert parse_bound("20240808") == Bound(time_ms=1_723_075_200_000)
-    assert parse_bound("2024-08-08T12:00Z") == Bound(time_ms=1_723_118_400_000)
-    with pytest.raises(ValueError, match="neither an offset nor an ISO time"):
-        parse_bound("-5")
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        ("0", Bound(offset=0)),
+        ("120000", Bound(offset=120_000)),
+        ("12345678", Bound(offset=12_345_678)),
+        ("20240808", Bound(offset=20_240_808)),
+        ("2024-08-08", Bound(time_ms=1_723_075_200_000)),
+        ("2024-08-08T12:00Z", Bound(time_ms=1_723_118_400_000)),
+    ],
+)
+def test_a_bound_is_an_offset_or_a_time(text: str, bound: Bound) -> None:
+    assert parse_bound(text) == bound
+
+
+@pytest.mark.parametrize("text", ["", "-5", "soon", " 20240808", "\u0662\u0660\u0662\u0664"])
+def test_what_a_bound_cannot_be(text: str) -> None:
+    with pytest.raises(ValueError, match="neither an offset such as 120000 nor an ISO time such as 2024-08-08"):
+        parse_bound(text)
 
 
 @pytest.mark.parametrize("text", ["after-lunch", "after-files:0", "after-files:x", "after-files:1:nap", "after-files "])

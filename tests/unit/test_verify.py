@@ -373,6 +373,12 @@ def test_a_noted_hole_is_named_as_far_as_nothing_filled_it(settings: Settings, s
         ("hole", chain.key(0), "[0, 40) was never loaded, as accepted"),
         ("hole", chain.key(0), "[60, 100) was never loaded, as accepted"),
     ]
+    replay.skip(80, "deleted")
+    assert [(found.key, found.what, found.way_out[:17]) for found in walk(settings)[1]] == [
+        (chain.key(0), "[0, 40) was never loaded, as accepted", "mdp replay fills "),
+        (chain.key(0), "[80, 100) was never loaded, as accepted", "mdp replay fills "),
+        (replay.key(60), "[60, 80) was never loaded, as accepted", "Kafka had deleted"),
+    ]
     assert hole not in [found.key for found in findings]
 
 
