@@ -222,10 +222,8 @@ def massive_world(number: int, draw_one: Draw) -> World:
                     one["correction"] == "8" for one in rows if (one["ticker"], one["id"]) == (ticker, str(trade_id))
                 )
         rows = rows or [massive_row(session, tickers[0], 1, draw_one)]
-        lines = [[row[column] for column in COLUMNS] for row in draw_one(st.permutations(rows))]
-        for defect in draw_one(st.lists(st.sampled_from(ROW_DEFECTS), max_size=2)):
-            row = massive_row(session, tickers[0], 9, draw_one)
-            lines.insert(draw_one(st.integers(0, len(lines))), defect(row))
+        spare = massive_row(session, tickers[0], 9, draw_one)
+        lines = poisoned(draw_one(st.permutations(rows)), spare, ROW_DEFECTS, in_columns, draw_one)
         name = f"massive_trades_{session}.csv"
         files.append(File("massive_trades", name, table([COLUMNS, *lines]), delivered_at))
         if draw_one(st.integers(0, 4)) == 0:  # a vendor that takes a correction back sends earlier bytes again
@@ -239,6 +237,28 @@ def massive_world(number: int, draw_one: Draw) -> World:
 
 def massive_row(session: dt.date, ticker: str, trade_id: int, draw_one: Draw) -> dict[str, str]:
     event = new_york(session, hour=9, minute=30) + MINUTES.get(trade_id, 0) * MINUTE + trade_id * 1_234_567_891
+Row = TypeVar("Row")
+Spelling = Callable[[Row], list[str]]
+
+
+def poisoned(
+    rows: list[Row], spare: Row, defects: list[Spelling[Row]], whole: Spelling[Row], draw_one: Draw
+) -> list[list[str]]:
+    """The lines of a delivery, now and then with some that cannot be used: of its own rows, or of the spare one."""
+    said = [(row, whole) for row in rows]
+    for defect in draw_one(st.lists(st.sampled_from(defects), max_size=2)) if draw_one(st.booleans()) else []:
+        place = draw_one(st.integers(0, len(said) - 1))
+        if draw_one(st.booleans()):
+            said[place] = (said[place][0], defect)
+        else:
+            said.insert(place, (spare, defect))
+    return [spelling(row) for row, spelling in said]
+
+
+def in_columns(row: dict[str, str]) -> list[str]:
+    return [row[column] for column in COLUMNS]
+
+
     exchange, facility = draw_one(st.sampled_from([("4", "202"), ("12", "")])) if trade_id == 3 else ("11", "")
     conditions = (
         "8"
@@ -272,7 +292,7 @@ def table(rows: list[list[str]]) -> bytes:
     return text.getvalue().encode()
 
 
-ROW_DEFECTS: list[Callable[[dict[str, str]], list[str]]] = [
+ROW_DEFECTS: list[Spelling[dict[str, str]]] = [
     lambda row: list(row.values())[:4],
     lambda row: [*(row[column] for column in COLUMNS), "one more"],
     lambda row: [(row | {"price": ""})[column] for column in COLUMNS],
@@ -360,20 +380,19 @@ def membership_world(number: int, draw_one: Draw) -> World:
                     rows += [[ticker, start, end]] * (2 if draw_one(st.integers(0, 9)) == 0 else 1)
         rows = rows or [["AA", "2001-02-03", ""]]
         rows = draw_one(st.permutations(rows))
-        for defect in draw_one(st.lists(st.sampled_from(MEMBER_DEFECTS), max_size=1)):
-            rows.insert(draw_one(st.integers(0, len(rows))), defect)
-        body = table([["ticker", "start_date", "end_date"], *rows])
+        lines = poisoned(rows, ["QQ", "2001-02-03", ""], MEMBER_DEFECTS, list, draw_one)
+        body = table([["ticker", "start_date", "end_date"], *lines])
         files.append(File("index_membership", f"{index}_ticker_start_end.csv", body, utc(delivered)))
         delivered += dt.timedelta(days=draw_one(st.sampled_from([1, 30, 400])))
     return World(f"index:{index}", files=tuple(files))
 
 
-MEMBER_DEFECTS = [
-    ["QQ"],
-    ["QQ", "", ""],
-    ["QQ", "2001-02-30", ""],
-    ["QQ", "2010-01-01", "2009-01-01"],
-    ["", "2001-02-03", ""],
+MEMBER_DEFECTS: list[Spelling[list[str]]] = [
+    lambda row: row[:1],
+    lambda row: [row[0], "", ""],
+    lambda row: [row[0], "2001-02-30", ""],
+    lambda row: [row[0], "2010-01-01", "2009-01-01"],
+    lambda row: ["", *row[1:]],
 ]
 
 KINDS: dict[str, Callable[[int, Draw], World]] = {

@@ -111,6 +111,11 @@ judged as (
 )
 {%- endmacro %}
 
+{#- Over a load's records: a delivery says that what it lacks is gone only where all that it holds can be read. -#}
+{% macro none_quarantined() -%}
+    bool_and(disposition != 'quarantined')
+{%- endmacro %}
+
 {#- Whether a record is of one of the kinds. -#}
 {% macro is_of_kind(kinds) -%}
     kind in ('{{ kinds | join("', '") }}')

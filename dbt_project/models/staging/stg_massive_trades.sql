@@ -52,6 +52,7 @@ select
     symbol,
     event_time,
     trade_id,
+    is_complete,
     exchange_code,
     trf_id,
     sequence,

@@ -73,7 +73,7 @@ delivered as (
         session_date,
         session_date::varchar as identity_scope,
         session_date::varchar as scope,
-        load_session::varchar as load_scope,
+        case when is_complete then load_session::varchar end as load_scope,
         source_time as delivered_at,
         {{ next_day_known_from('massive_quotes', 'session_date') }} as rule_known_from,
         'assumed' as knowledge_basis
