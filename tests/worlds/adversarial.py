@@ -144,6 +144,8 @@ DEFECTS: list[Defect] = [
     lambda trade, symbol: b"[" * 10_000,
     lambda trade, symbol: encoded(without(trade, "p"), symbol, "trade"),
     lambda trade, symbol: encoded(without(trade, "T"), symbol, "trade"),
+    lambda trade, symbol: encoded(without(trade, "m"), symbol, "trade"),
+    lambda trade, symbol: encoded(trade | {"m": "yes"}, symbol, "trade"),
     lambda trade, symbol: encoded(without(trade, "t") | {"t": None}, symbol, "trade"),
     lambda trade, symbol: encoded(trade | {"p": "0.-10000"}, symbol, "trade"),
     lambda trade, symbol: encoded(trade | {"q": "NaN"}, symbol, "trade"),
@@ -235,8 +237,6 @@ def massive_world(number: int, draw_one: Draw) -> World:
     return World(f"session:{session}", files=tuple(files))
 
 
-def massive_row(session: dt.date, ticker: str, trade_id: int, draw_one: Draw) -> dict[str, str]:
-    event = new_york(session, hour=9, minute=30) + MINUTES.get(trade_id, 0) * MINUTE + trade_id * 1_234_567_891
 Row = TypeVar("Row")
 Spelling = Callable[[Row], list[str]]
 
@@ -259,6 +259,8 @@ def in_columns(row: dict[str, str]) -> list[str]:
     return [row[column] for column in COLUMNS]
 
 
+def massive_row(session: dt.date, ticker: str, trade_id: int, draw_one: Draw) -> dict[str, str]:
+    event = new_york(session, hour=9, minute=30) + MINUTES.get(trade_id, 0) * MINUTE + trade_id * 1_234_567_891
     exchange, facility = draw_one(st.sampled_from([("4", "202"), ("12", "")])) if trade_id == 3 else ("11", "")
     conditions = (
         "8"
@@ -294,13 +296,14 @@ def table(rows: list[list[str]]) -> bytes:
 
 ROW_DEFECTS: list[Spelling[dict[str, str]]] = [
     lambda row: list(row.values())[:4],
-    lambda row: [*(row[column] for column in COLUMNS), "one more"],
-    lambda row: [(row | {"price": ""})[column] for column in COLUMNS],
-    lambda row: [(row | {"id": ""})[column] for column in COLUMNS],
-    lambda row: [(row | {"price": "12,5"})[column] for column in COLUMNS],
-    lambda row: [(row | {"size": "inf"})[column] for column in COLUMNS],
-    lambda row: [(row | {"size": "0"})[column] for column in COLUMNS],
-    lambda row: [(row | {"participant_timestamp": "2000000000000000000"})[column] for column in COLUMNS],
+    lambda row: [*in_columns(row), "one more"],
+    lambda row: in_columns(row | {"price": ""}),
+    lambda row: in_columns(row | {"id": ""}),
+    lambda row: in_columns(row | {"price": "12,5"}),
+    lambda row: in_columns(row | {"size": "inf"}),
+    lambda row: in_columns(row | {"size": "0"}),
+    lambda row: in_columns(row | {"correction": "08"}),
+    lambda row: in_columns(row | {"participant_timestamp": "2000000000000000000"}),
 ]
 
 # Vintages: alfred_observations

@@ -147,6 +147,11 @@ judged as (
     {%- endfor %}
 {%- endmacro %}
 
+{#- A code that is none of those that are known: it would be read as the one that is not looked for. -#}
+{% macro refuse_unlisted(column, codes) -%}
+                when {{ column }} not in ('{{ codes | join("', '") }}') then 'invalid_value: {{ column }} is ' || {{ column }}
+{%- endmacro %}
+
 {% macro refuse_impossible_values(condition, detail) -%}
                 when {{ condition }} then 'impossible_value: {{ detail }} is ' || concat_ws(', ', {{ detail }})
 {%- endmacro %}
