@@ -13,6 +13,7 @@ from worlds.warehouse import Warehouse
 
 SESSION = dt.date(2023, 3, 6)
 OTHER_SESSION = dt.date(2023, 3, 7)
+RENAMED_SESSION = dt.date(2023, 3, 8)
 
 
 def day_file(directory: Path, number: int, session: dt.date, trades: list[tuple[int, str]]) -> Path:
@@ -60,6 +61,10 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     ):
         path = day_file(files, number, session, trades)
         assert warehouse.load(path, "massive_trades", f"2023-03-{10 + number}").status == "loaded"
+    for number, price in enumerate(("price", "last_price", "price"), start=10):
+        path = day_file(files, number, RENAMED_SESSION, [(1, "0"), (2, "0")] if number < 12 else [(1, "0")])
+        path.write_bytes(path.read_bytes().replace(b"price", price.encode()))
+        assert warehouse.load(path, "massive_trades", f"2023-03-{10 + number}").status == "loaded"
     members = [
         "AA,2001-02-03,\nBB,2001-02-03,\n",
         "BB,2001-02-03,\n",
@@ -106,6 +111,15 @@ def test_a_cancelled_trade_that_goes_missing_is_no_news(odd: Warehouse) -> None:
         " where event_time::date = '2023-03-07' order by trade_id, revision"
     )
     assert rows == [("1", False, "2023-03-08"), ("1", True, "2023-03-13"), ("2", False, "2023-03-08")]
+
+
+def test_a_vendor_that_renames_a_field_takes_no_day_back(odd: Warehouse) -> None:
+    """The second delivery has no price, the third one trade less: that one alone takes it back."""
+    rows = odd.ask(
+        "select trade_id, is_cancelled, known_from::date::varchar from canonical.trades"
+        " where event_time::date = '2023-03-08' order by trade_id, revision"
+    )
+    assert rows == [("1", False, "2023-03-09"), ("2", False, "2023-03-09"), ("2", True, "2023-03-22")]
 
 
 def test_a_member_that_went_missing_and_came_back_is_a_member(odd: Warehouse) -> None:

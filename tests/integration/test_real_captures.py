@@ -334,7 +334,8 @@ def test_recorded_streams_are_of_known_formats(forward: Loaded) -> None:
 
 
 def test_pairs_are_instruments_of_their_venue_from_their_first_record_on(forward: Loaded, captures: Path) -> None:
-    made = {message["product_id"] for kind, _, message in coinbase_messages(captures) if kind in ("match", "ticker")}
+    kinds = ("match", "last_match", "ticker", "snapshot", "l2update")
+    made = {message["product_id"] for kind, _, message in coinbase_messages(captures) if kind in kinds}
     pairs = {("coinbase", product, *product.split("-")) for product in made} | {("binance", "BTCUSDT", "BTC", "USDT")}
     named = forward.ask(
         "select venue, symbol, base_currency, quote_currency, instrument_id, known_to"
@@ -344,7 +345,8 @@ def test_pairs_are_instruments_of_their_venue_from_their_first_record_on(forward
     assert all(row[4:] == (f"{row[0]}:{row[1]}", None) for row in named)
     first_known = (
         "select listing_id, min(known_from) from (select listing_id, known_from from canonical.trades"
-        " union all select listing_id, known_from from canonical.quotes) group by listing_id"
+        " union all select listing_id, known_from from canonical.quotes"
+        " union all select listing_id, known_from from canonical.book_updates) group by listing_id"
     )
     meant = forward.ask(
         "select listing_id, instrument_id, known_from from canonical.symbology where venue in ('binance', 'coinbase')"

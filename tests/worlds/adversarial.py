@@ -144,6 +144,8 @@ DEFECTS: list[Defect] = [
     lambda trade, symbol: b"[" * 10_000,
     lambda trade, symbol: encoded(without(trade, "p"), symbol, "trade"),
     lambda trade, symbol: encoded(without(trade, "T"), symbol, "trade"),
+    lambda trade, symbol: encoded(without(trade, "m"), symbol, "trade"),
+    lambda trade, symbol: encoded(trade | {"m": "yes"}, symbol, "trade"),
     lambda trade, symbol: encoded(without(trade, "t") | {"t": None}, symbol, "trade"),
     lambda trade, symbol: encoded(trade | {"p": "0.-10000"}, symbol, "trade"),
     lambda trade, symbol: encoded(trade | {"q": "NaN"}, symbol, "trade"),
@@ -222,10 +224,8 @@ def massive_world(number: int, draw_one: Draw) -> World:
                     one["correction"] == "8" for one in rows if (one["ticker"], one["id"]) == (ticker, str(trade_id))
                 )
         rows = rows or [massive_row(session, tickers[0], 1, draw_one)]
-        lines = [[row[column] for column in COLUMNS] for row in draw_one(st.permutations(rows))]
-        for defect in draw_one(st.lists(st.sampled_from(ROW_DEFECTS), max_size=2)):
-            row = massive_row(session, tickers[0], 9, draw_one)
-            lines.insert(draw_one(st.integers(0, len(lines))), defect(row))
+        spare = massive_row(session, tickers[0], 9, draw_one)
+        lines = poisoned(draw_one(st.permutations(rows)), spare, ROW_DEFECTS, in_columns, draw_one)
         name = f"massive_trades_{session}.csv"
         files.append(File("massive_trades", name, table([COLUMNS, *lines]), delivered_at))
         if draw_one(st.integers(0, 4)) == 0:  # a vendor that takes a correction back sends earlier bytes again
@@ -235,6 +235,28 @@ def massive_world(number: int, draw_one: Draw) -> World:
             last = dict.fromkeys(last, True)
         delivered_at += draw_one(st.sampled_from([MINUTE, 2 * 60 * MINUTE, DAY, 9 * DAY])) + delivery
     return World(f"session:{session}", files=tuple(files))
+
+
+Row = TypeVar("Row")
+Spelling = Callable[[Row], list[str]]
+
+
+def poisoned(
+    rows: list[Row], spare: Row, defects: list[Spelling[Row]], whole: Spelling[Row], draw_one: Draw
+) -> list[list[str]]:
+    """The lines of a delivery, now and then with some that cannot be used: of its own rows, or of the spare one."""
+    said = [(row, whole) for row in rows]
+    for defect in draw_one(st.lists(st.sampled_from(defects), max_size=2)) if draw_one(st.booleans()) else []:
+        place = draw_one(st.integers(0, len(said) - 1))
+        if draw_one(st.booleans()):
+            said[place] = (said[place][0], defect)
+        else:
+            said.insert(place, (spare, defect))
+    return [spelling(row) for row, spelling in said]
+
+
+def in_columns(row: dict[str, str]) -> list[str]:
+    return [row[column] for column in COLUMNS]
 
 
 def massive_row(session: dt.date, ticker: str, trade_id: int, draw_one: Draw) -> dict[str, str]:
@@ -272,15 +294,16 @@ def table(rows: list[list[str]]) -> bytes:
     return text.getvalue().encode()
 
 
-ROW_DEFECTS: list[Callable[[dict[str, str]], list[str]]] = [
+ROW_DEFECTS: list[Spelling[dict[str, str]]] = [
     lambda row: list(row.values())[:4],
-    lambda row: [*(row[column] for column in COLUMNS), "one more"],
-    lambda row: [(row | {"price": ""})[column] for column in COLUMNS],
-    lambda row: [(row | {"id": ""})[column] for column in COLUMNS],
-    lambda row: [(row | {"price": "12,5"})[column] for column in COLUMNS],
-    lambda row: [(row | {"size": "inf"})[column] for column in COLUMNS],
-    lambda row: [(row | {"size": "0"})[column] for column in COLUMNS],
-    lambda row: [(row | {"participant_timestamp": "2000000000000000000"})[column] for column in COLUMNS],
+    lambda row: [*in_columns(row), "one more"],
+    lambda row: in_columns(row | {"price": ""}),
+    lambda row: in_columns(row | {"id": ""}),
+    lambda row: in_columns(row | {"price": "12,5"}),
+    lambda row: in_columns(row | {"size": "inf"}),
+    lambda row: in_columns(row | {"size": "0"}),
+    lambda row: in_columns(row | {"correction": "08"}),
+    lambda row: in_columns(row | {"participant_timestamp": "2000000000000000000"}),
 ]
 
 # Vintages: alfred_observations
@@ -360,20 +383,19 @@ def membership_world(number: int, draw_one: Draw) -> World:
                     rows += [[ticker, start, end]] * (2 if draw_one(st.integers(0, 9)) == 0 else 1)
         rows = rows or [["AA", "2001-02-03", ""]]
         rows = draw_one(st.permutations(rows))
-        for defect in draw_one(st.lists(st.sampled_from(MEMBER_DEFECTS), max_size=1)):
-            rows.insert(draw_one(st.integers(0, len(rows))), defect)
-        body = table([["ticker", "start_date", "end_date"], *rows])
+        lines = poisoned(rows, ["QQ", "2001-02-03", ""], MEMBER_DEFECTS, list, draw_one)
+        body = table([["ticker", "start_date", "end_date"], *lines])
         files.append(File("index_membership", f"{index}_ticker_start_end.csv", body, utc(delivered)))
         delivered += dt.timedelta(days=draw_one(st.sampled_from([1, 30, 400])))
     return World(f"index:{index}", files=tuple(files))
 
 
-MEMBER_DEFECTS = [
-    ["QQ"],
-    ["QQ", "", ""],
-    ["QQ", "2001-02-30", ""],
-    ["QQ", "2010-01-01", "2009-01-01"],
-    ["", "2001-02-03", ""],
+MEMBER_DEFECTS: list[Spelling[list[str]]] = [
+    lambda row: row[:1],
+    lambda row: [row[0], "", ""],
+    lambda row: [row[0], "2001-02-30", ""],
+    lambda row: [row[0], "2010-01-01", "2009-01-01"],
+    lambda row: ["", *row[1:]],
 ]
 
 KINDS: dict[str, Callable[[int, Draw], World]] = {

@@ -10,8 +10,9 @@
     - slot: which of a key's facts this is, where a record dates them itself (a vintage, a membership's end), and
       self_dated: whether it does; '' and false elsewhere. Such tables pass slotted=true;
     - scope, load_scope: what a delivery is complete for (a session, an index), of the record and of its load, where the
-      registry's delivery_scope says so; null where a missing key means nothing. `named_scopes` maps a feed to the scope that a file's name gives, as an
-      expression over the load's attributes: so that a delivery without a single usable record is one as well;
+      registry's delivery_scope says so; null where a missing key means nothing, so load_scope wherever a record of the
+      load is quarantined: what seems to be missing may be what cannot be read. `named_scopes` maps a feed to the scope that
+      a file's name gives, as an expression over the load's attributes: so that an empty delivery is one as well;
     - sequence, source, source_partition, source_position: the vendor's order.
 
     Knowledge. A key's first version, and a self-dated fact's first delivery, are known by the rule; every other version,
@@ -32,7 +33,11 @@ named_deliveries as (
     {% for feed, scope in named_scopes.items() -%}
     select feed, {{ scope }} as scope, load_seq, load_id, schema_version, source, source_time as delivered_at
     from {{ source('lake', 'loads') }}
-    where feed = '{{ feed }}' and outcome = 'loaded' and {{ scope }} is not null and load_seq <= {{ window_end() }}
+    where feed = '{{ feed }}'
+        and outcome = 'loaded'
+        and records = 0
+        and {{ scope }} is not null
+        and load_seq <= {{ window_end() }}
     {{ "union all\n    " if not loop.last }}
     {%- else -%}
     select
@@ -55,9 +60,9 @@ withdrawn as (
 
 -- A new record can change what earlier records of its key are, and a new delivery what is missing from its scope.
 touched_keys as (
-    select {{ keys }} from {{ new_records }} where load_scope is null
+    select {{ keys }} from {{ new_records }} where scope is null
     union
-    select {{ keys }} from withdrawn where load_scope is null
+    select {{ keys }} from withdrawn where scope is null
 ),
 
 touched_scopes as (
@@ -97,9 +102,9 @@ all_records as (
 deliveries as (
     select *
     from (
-        select feed, load_scope as scope, load_seq, load_id, schema_version, source, delivered_at
+        select feed, scope, load_seq, load_id, schema_version, source, delivered_at
         from all_records
-        where load_scope is not null
+        where load_scope = scope
         union
         select * from named_deliveries
         where (feed, scope) in (select (feed, scope) from all_records where scope is not null)

@@ -11,7 +11,7 @@
 {#-
     Judged records of a vendor's day files with their sessions, ending in `dated`. A load delivers the session that its
     file's name says, else the most frequent New York date of its rows, so that one stray timestamp never makes a file
-    pass for the delivery of another day.
+    pass for the delivery of another day; and it is complete where all of its records can be used.
 -#}
 {% macro dated_records() -%}
 load_sessions as (
@@ -20,13 +20,18 @@ load_sessions as (
         coalesce(
             max(try_cast({{ header('session_date') }} as date)),
             mode({{ new_york_date('event_time') }})
-        ) as load_session
+        ) as load_session,
+        {{ none_quarantined() }} as is_complete
     from judged
     group by load_id
 ),
 
 dated as (
-    select judged.*, load_sessions.load_session, {{ new_york_date('event_time') }} as session_date
+    select
+        judged.*,
+        load_sessions.load_session,
+        load_sessions.is_complete,
+        {{ new_york_date('event_time') }} as session_date
     from judged
     left join load_sessions using (load_id)
 )

@@ -43,6 +43,7 @@ typed as (
 select
     {{ judged_columns('row_payload') }},
     load_session,
+    is_complete,
     session_date,
     symbol,
     '{{ bar_interval }}' as bar_interval,

@@ -111,6 +111,11 @@ judged as (
 )
 {%- endmacro %}
 
+{#- Over a load's records: a delivery says that what it lacks is gone only where all that it holds can be read. -#}
+{% macro none_quarantined() -%}
+    bool_and(disposition != 'quarantined')
+{%- endmacro %}
+
 {#- Whether a record is of one of the kinds. -#}
 {% macro is_of_kind(kinds) -%}
     kind in ('{{ kinds | join("', '") }}')
@@ -140,6 +145,11 @@ judged as (
                 when {{ column }}_text is not null and ({{ column }} is null or not isfinite({{ column }}))
                     then 'invalid_value: {{ column }} is ' || {{ column }}_text
     {%- endfor %}
+{%- endmacro %}
+
+{#- A code that is none of those that are known: it would be read as the one that is not looked for. -#}
+{% macro refuse_unlisted(column, codes) -%}
+                when {{ column }} not in ('{{ codes | join("', '") }}') then 'invalid_value: {{ column }} is ' || {{ column }}
 {%- endmacro %}
 
 {% macro refuse_impossible_values(condition, detail) -%}

@@ -93,6 +93,7 @@ typed as (
         event_time_text,
         price_text,
         size_text,
+        buyer_is_maker,
         bid_price_text,
         bid_size_text,
         ask_price_text,
@@ -161,9 +162,12 @@ levelled as (
 {{ judged(
     'levelled', 'binance_spot', {
         'trade': [
-            refuse_missing(['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'source_time']),
+            refuse_missing([
+                'symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'buyer_is_maker', 'source_time'
+            ]),
             refuse_retyped(['symbol', 'trade_id']),
             refuse_unreadable(['price', 'size']),
+            refuse_unlisted('buyer_is_maker', ['true', 'false']),
             refuse_impossible_time('source_time'),
             refuse_impossible_values('price <= 0 or size <= 0', 'price, size')
         ],

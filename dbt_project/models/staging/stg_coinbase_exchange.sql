@@ -37,6 +37,7 @@ typed as (
         event_time_text,
         price_text,
         size_text,
+        maker_side,
         sequence_text,
         bid_price_text,
         bid_size_text,
@@ -85,9 +86,12 @@ levelled as (
 {{ judged(
     'levelled', 'coinbase_exchange', {
         'match last_match': [
-            refuse_missing(['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text', 'sequence_text', 'source_time']),
+            refuse_missing([
+                'symbol', 'trade_id', 'price_text', 'size_text', 'maker_side', 'event_time_text', 'sequence_text', 'source_time'
+            ]),
             refuse_retyped(['symbol', 'trade_id']),
             refuse_unreadable(['price', 'size', 'sequence']),
+            refuse_unlisted('maker_side', ['buy', 'sell']),
             refuse_impossible_time('source_time'),
             refuse_impossible_values('price <= 0 or size <= 0', 'price, size')
         ],

@@ -34,6 +34,7 @@ typed as (
 
 select
     {{ judged_columns('row_payload') }},
+    {{ none_quarantined() }} over (partition by load_id) as is_complete,
     index_name,
     symbol,
     valid_from,

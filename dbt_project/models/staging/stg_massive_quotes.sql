@@ -49,6 +49,7 @@ typed as (
 select
     {{ judged_columns('row_payload') }},
     load_session,
+    is_complete,
     session_date,
     symbol,
     event_time,

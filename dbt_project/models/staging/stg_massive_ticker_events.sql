@@ -25,6 +25,7 @@ typed as (
 
 select
     {{ judged_columns() }},
+    {{ none_quarantined() }} over (partition by load_id) as is_complete,
     symbol,
     event_date,
     issuer_name,

@@ -1,5 +1,8 @@
 {{ config(meta={'feed': 'massive_trades'}) }}
 
+{#- CTA and UTP correction codes: what takes a trade back, and what else is known (1 marks a corrected form). -#}
+{%- set cancels = ['7', '8', '10', '11', '12'] %}
+{%- set others = ['0', '1'] %}
 {%- set fields = [
     'ticker', 'conditions', 'correction', 'exchange', 'id', 'participant_timestamp', 'price', 'sequence_number',
     'sip_timestamp', 'size', 'tape', 'trf_id', 'trf_timestamp'
@@ -37,6 +40,7 @@ typed as (
     'typed', 'massive_trades', {'trade': [
         refuse_missing(['symbol', 'trade_id', 'price_text', 'size_text', 'event_time_text']),
         refuse_unreadable(['price', 'size', 'sequence']),
+        refuse_unlisted('correction', cancels + others),
         refuse_impossible_time('source_time'),
         refuse_impossible_values('price <= 0 or size <= 0', 'price, size')
     ]},
@@ -48,6 +52,7 @@ typed as (
 select
     {{ judged_columns('row_payload') }},
     load_session,
+    is_complete,
     session_date,
     symbol,
     event_time,
@@ -58,6 +63,5 @@ select
     price,
     size,
     conditions,
-    -- CTA and UTP correction codes: 7, 8, 10, 11 and 12 take the trade back; 1 marks its corrected form.
-    correction in ('7', '8', '10', '11', '12') as is_cancelled
+    correction in ('{{ cancels | join("', '") }}') as is_cancelled
 from dated

@@ -18,7 +18,7 @@ minute_bars as (
 
 new_records as (
     select
-        records.* exclude (source_time),
+        records.* exclude (source_time, is_complete),
         venue || ':' || symbol as listing_id,
         venue,
         null::double as vwap,
@@ -26,7 +26,7 @@ new_records as (
         bar_start::date as event_date,
         -- Day and minute files of one session are deliveries of different things.
         concat_ws('/', bar_interval, session_date) as scope,
-        concat_ws('/', bar_interval, load_session) as load_scope,
+        case when is_complete then concat_ws('/', bar_interval, load_session) end as load_scope,
         source_time as delivered_at,
         '' as slot
     from (

@@ -1,9 +1,9 @@
+{%- set tables = {'trades': 'event_time', 'quotes': 'event_time', 'book_updates': 'event_time', 'bars': 'bar_start'} %}
 {{ config(
     unique_key='listing_id',
-    pre_hook="{{ forget_withdrawn_listings(['trades', 'quotes', 'bars']) }}"
+    pre_hook="{{ forget_withdrawn_listings(" ~ (tables | list) ~ ") }}"
 ) }}
 
-{%- set tables = {'trades': 'event_time', 'quotes': 'event_time', 'bars': 'bar_start'} %}
 {%- set read_again = withdrawn_listings(tables) %}
 
 -- Deletions are left out, and each record by its own rule: neither may depend on what came in between two builds. Of a

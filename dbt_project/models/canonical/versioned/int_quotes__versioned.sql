@@ -73,7 +73,7 @@ delivered as (
         session_date,
         session_date::varchar as identity_scope,
         session_date::varchar as scope,
-        load_session::varchar as load_scope,
+        case when is_complete then load_session::varchar end as load_scope,
         source_time as delivered_at,
         {{ next_day_known_from('massive_quotes', 'session_date') }} as rule_known_from,
         'assumed' as knowledge_basis
@@ -101,12 +101,12 @@ new_records as (
     inner join {{ ref('feeds') }} as feeds using (feed)
 ),
 
--- Where the receipt is the only clock, the time is not the venue's fact: received twice, it is the same quote.
+-- Binance's bookTicker has no clock but the receipt, so its time is not the venue's fact: received twice, it is the same quote.
 {{ versions(
     'new_records',
     key=['listing_id', 'identity_scope', 'quote_number'],
     content=[
-        'nullif(event_time, received_time)', 'bid_price', 'bid_size', 'bid_exchange', 'ask_price', 'ask_size', 'ask_exchange', 'update_id',
+        "case when feed != 'binance_spot' then event_time end", 'bid_price', 'bid_size', 'bid_exchange', 'ask_price', 'ask_size', 'ask_exchange', 'update_id',
         'conditions', 'sequence', 'is_deletion'
     ],
     named_scopes={'massive_quotes': named_session()},

@@ -9,13 +9,13 @@ with changes as (
 -- An answer is complete for its instrument: a change that a later one lacks was taken back by it.
 new_records as (
     select
-        records.* exclude (source_time),
+        records.* exclude (source_time, is_complete),
         venue || ':' || symbol as listing_id,
         venue,
         'assumed' as knowledge_basis,
         source_time as delivered_at,
         composite_figi as scope,
-        composite_figi as load_scope,
+        case when is_complete then composite_figi end as load_scope,
         '' as slot
     from changes as records
     inner join {{ ref('feeds') }} as feeds using (feed)

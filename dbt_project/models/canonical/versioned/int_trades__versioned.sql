@@ -70,7 +70,7 @@ delivered as (
         -- A trade id is unique only within ticker, exchange, reporting facility and day.
         concat_ws('/', session_date::varchar, coalesce(exchange_code, ''), coalesce(trf_id, '')) as identity_scope,
         session_date::varchar as scope,
-        load_session::varchar as load_scope,
+        case when is_complete then load_session::varchar end as load_scope,
         source_time as delivered_at,
         {{ next_day_known_from('massive_trades', 'session_date') }} as rule_known_from,
         'assumed' as knowledge_basis

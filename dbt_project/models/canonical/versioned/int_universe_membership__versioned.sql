@@ -25,12 +25,12 @@ ends as (
 
 new_records as (
     select
-        records.* exclude (source_time),
+        records.* exclude (source_time, is_complete),
         venue || ':' || symbol as listing_id,
         'assumed' as knowledge_basis,
         source_time as delivered_at,
         index_name as scope,
-        index_name as load_scope
+        case when is_complete then index_name end as load_scope
     from (
         select * from begins
         union all by name
