@@ -1,7 +1,7 @@
 """The Python client: questions to a published version, as of a time.
 
     connect(), at(version) ── one version ──┬─ .bars() .trades() .macro() … ─┬─> Answer ── Arrow, .pl(), .df()
-                                            ├─ .features(decisions, names)  ─┤
+    features(decisions, names) ── the last ─┼─ .features(decisions, names)  ─┤
                                             └─ .sql()                       ─┘
 
 Every question about the past says as of when: ``known_at`` is a time, or ``market_data.LATEST``, which says aloud that
@@ -21,15 +21,15 @@ import pyarrow as pa
 
 from loaders.settings import Settings
 from market_data import bookkeeping, lake, publishing, releases
-from market_data.features import FeatureReader
 from market_data.names import unknown
 from market_data.times import LATEST, KnownAt, Time, instant
+from market_data.training_sets import FeatureReader
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-__all__ = ["LATEST", "Answer", "Client", "Header", "KnownAt", "NotPublishedError", "at", "connect"]
+__all__ = ["LATEST", "Answer", "Client", "Header", "KnownAt", "NotPublishedError", "at", "connect", "features"]
 
 NotPublishedError = releases.NotPublishedError
 Names = str | Sequence[str] | None
@@ -349,6 +349,22 @@ def connect(settings: Settings | None = None, *, version: int | str | None = Non
 def at(version: int | str, settings: Settings | None = None) -> Client:
     """Open one published version: by its number, as an answer or a backtest's header names it, or by a pin's name."""
     return connect(settings, version=version)
+
+
+def features(
+    decisions: Any,
+    names: Sequence[str],
+    *,
+    lag: dt.timedelta = dt.timedelta(),
+    max_age: dt.timedelta | None = None,
+) -> Answer:
+    """``Client.features`` of the last published version, for one question: arguments, answer and errors are as there.
+
+    Several questions are answered faster, and from one version, by a client of one's own, which keeps what it has read.
+    Raises ``NotPublishedError`` where nothing was published yet.
+    """
+    with connect() as client:
+        return client.features(decisions, names, lag=lag, max_age=max_age)
 
 
 def published_version(settings: Settings) -> int:

@@ -211,6 +211,17 @@ def test_features_are_what_was_known_at_each_decision(
     assert list(zip(*(column.to_pylist() for column in columns), strict=True)) == expected
 
 
+def test_features_without_a_client_are_those_of_the_last_version(
+    world: tuple[Warehouse, list[Outcome]], md: market_data.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in world[0].environment.items():
+        monkeypatch.setenv(name, value)
+    asked, lag, max_age = many_decisions(), dt.timedelta(hours=1), dt.timedelta(days=4)
+    answer = market_data.features(asked, NAMES, lag=lag, max_age=max_age)
+    assert answer.version == md.version
+    assert answer.arrow.equals(md.features(asked, NAMES, lag=lag, max_age=max_age).arrow)
+
+
 def test_an_old_quarter_revised_last_is_not_the_newest(md: market_data.Client) -> None:
     known = md.features(decisions([(UP, "2024-02-10")]), ["macro_series.GDP", "macro_series.GDP.observation_date"])
     assert known.arrow["macro_series.GDP"].to_pylist() == [103.0]
@@ -219,7 +230,7 @@ def test_an_old_quarter_revised_last_is_not_the_newest(md: market_data.Client) -
 
 def test_what_was_taken_back_is_answered_by_what_was_there_before(tmp_path: Path) -> None:
     """A day is taken back and given again; a whole instrument ends. In a lake of its own, without dbt."""
-    from market_data.features import FeatureReader
+    from market_data.training_sets import FeatureReader
 
     rows = [  # session, known from, known to, close: day 2 is taken back from hour 50 to 60, day 3 for ever at 90
         (1, 10, None, 1.0), (2, 30, 50, 2.0), (2, 60, None, 2.5), (3, 70, 90, 3.0), (4, 100, None, 4.0),

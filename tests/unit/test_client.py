@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import inspect
+import pkgutil
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -74,6 +76,17 @@ def test_a_lake_with_nothing_in_it_says_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(NotPublishedError, match=r"nothing is published in the lake .*lake\.sqlite; .*mdp build"):
         market_data.connect(settings)
     assert not list(tmp_path.iterdir()), "asking made something"
+
+
+def test_features_is_a_function_with_the_arguments_of_the_clients() -> None:
+    _, *arguments = inspect.signature(market_data.Client.features).parameters.values()
+    assert list(inspect.signature(market_data.features).parameters.values()) == arguments
+
+
+def test_no_module_has_the_name_of_what_is_exported() -> None:
+    """Importing a submodule would put it in the place of the function."""
+    modules = {module.name for module in pkgutil.iter_modules(market_data.__path__)}
+    assert modules.isdisjoint(market_data.__all__)
 
 
 def test_an_answer_is_arrow_for_all() -> None:

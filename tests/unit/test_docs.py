@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from functools import cache
@@ -17,7 +18,9 @@ import pytest
 import yaml
 
 from loaders.registry import load_registry
+from market_data import training_sets
 from market_data.cli import main
+from market_data.client import LATEST, Client
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "dbt_project" / "models"
@@ -156,6 +159,37 @@ def test_tables_with_macros_have_them() -> None:
     for name in _models():
         if name.startswith("research.") and not name.endswith(("_as_of", "point_in_time")):
             assert f"{name}_as_of" in _models()
+
+
+def test_the_clients_exposure_names_each_table_that_it_reads() -> None:
+    (exposure,) = (
+        one
+        for one in yaml.safe_load(_text(MODELS / "research" / "_exposures.yml"))["exposures"]
+        if one["name"] == "python_client"
+    )
+    stated = {re.sub(r"ref\('(\w+)'\)", r"\1", one) for one in exposure["depends_on"]}
+    read = {"int_listing_spans", *training_sets.BY_INSTRUMENT.values()}
+
+    class Recorder(Client):
+        def _as_of(self, table: str, *_: Any, **__: Any) -> Any:
+            read.add(table.partition(".")[2])
+
+    for names in ({"research.universe"}, set()):
+        client: Any = Recorder(None, 1)  # type: ignore[arg-type]
+        client._names = names
+        for name, method in inspect.getmembers(Client, inspect.isfunction):
+            if "known_at" in inspect.getfullargspec(method).kwonlyargs and not name.startswith("_"):
+                getattr(client, name)(known_at=LATEST)
+        client.bars(known_at=LATEST, interval="1m")
+        client.bars(known_at=LATEST, adjusted=True)
+    # Of features, by the rule of FeatureReader: the tables of instruments and periods.
+    for table, model in _models().items():
+        columns = {column["name"] for column in model.get("columns", [])}
+        has_periods = {"instrument_id", "known_from"} <= columns and bool(columns & {*training_sets.PERIODS})
+        if has_periods and table.startswith("research.") and not table.endswith("_as_of"):
+            read.add(table.partition(".")[2])
+    assert {"trades", "book_snapshots", "volatility_1d", "bars_1m"} <= read
+    assert stated == read | {training_sets.MACRO}
 
 
 def test_reasons_are_those_that_quarantine_accepts() -> None:

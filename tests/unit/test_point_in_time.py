@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market_data.features import as_table
 from market_data.point_in_time import NEVER, NO_ROW, Versions
+from market_data.training_sets import as_table
 
 Row = tuple[int, int, int, int]
 
