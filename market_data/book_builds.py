@@ -308,22 +308,26 @@ def _read(
     )
     reader = connection.execute(
         f"""
+        with messages as (
+            select
+                number as book, book_order as "order",
+                hash(source, source_partition, source_position) as record,
+                coalesce(update_id, {NO_ID}) as update_id, coalesce(first_update_id, {NO_ID}) as first_update_id,
+                is_snapshot, {_time(date)} as event_time, epoch_ns(known_from) as known_from,
+                case when len(levels) > 0 then levels else [null] end as levels, {", ".join(LINEAGE)}
+            from {UPDATES}
+            inner join books_asked using (listing_id, book)
+            where book_date = ? and book_order > after and {CURRENT}
+        ),
+        levels as (
+            select * exclude (levels), unnest(levels) as level, generate_subscripts(levels, 1) as place
+            from messages
+        )
         select
-            number as book, book_order as "order",
-            case when update_id is null then hash(source, source_partition, source_position) else 0 end as record,
-            coalesce(update_id, {NO_ID}) as update_id, coalesce(first_update_id, {NO_ID}) as first_update_id,
-            is_snapshot, {_time(date)} as event_time, epoch_ns(known_from) as known_from,
-            coalesce(side = 'ask', false) as is_ask, coalesce(price, 'nan'::double) as price,
-            coalesce(size, 0) as size, {", ".join(LINEAGE)}
-        from {UPDATES}
-        inner join books_asked using (listing_id, book)
-        where book_date = ? and book_order > after and {CURRENT}
-        order by
-            number, book_order,
-            case when update_id is null then source end,
-            case when update_id is null then source_partition end,
-            case when update_id is null then source_position end,
-            slot::bigint
+            * exclude (level, place), coalesce(level.side = 'ask', false) as is_ask,
+            coalesce(level.price, 'nan'::double) as price, coalesce(level.size, 0) as size
+        from levels
+        order by book, "order", source, source_partition, source_position, place
         """,
         [date],
     ).to_arrow_reader(ROWS_AT_ONCE)

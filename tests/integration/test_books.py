@@ -273,7 +273,7 @@ def drawn(numbered: bool, chance: int) -> list[Message]:
 
 
 def again(draw: Any, messages: list[Message]) -> list[Message]:
-    """Messages said once more, later or earlier by the recorder's clock, at times with another size."""
+    """Messages said once more, later or earlier by the recorder's clock, at times with more levels, fewer or others."""
     repeats = []
     for message in messages:
         what = draw(st.sampled_from(["", "", "", "", "", "repeat", "correction"]))
@@ -281,11 +281,12 @@ def again(draw: Any, messages: list[Message]) -> list[Message]:
             continue
         levels = message.levels
         if what == "correction" and message.last_id is not None:
-            levels = tuple((side, price, size + 0.25) for side, price, size in levels)
+            added = (("bid", 97.0, 1.0), ("ask", 105.0, 1.0))
+            levels = tuple((side, price, size + 0.25) for side, price, size in (*levels, *added))
+            levels = levels[draw(st.integers(0, 2)) : draw(st.integers(0, len(levels)))]
         received = message.received + draw(st.sampled_from([-40, 3, 5_000])) * 1_000_000 + 500_000
-        if message.last_id is not None and message.is_snapshot:  # its receipt is its time, which may not move
-            received = message.received
-        repeats.append(replace(message, received=received, levels=levels))
+        time = received if message.is_snapshot else message.event_time
+        repeats.append(replace(message, received=received, event_time=time, levels=levels))
     return repeats
 
 

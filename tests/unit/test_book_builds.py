@@ -24,11 +24,12 @@ TABLES = """
     create schema lake.versioned;
     create schema scratch.staging;
     create table lake.versioned.int_book_updates__versioned (
-        listing_id varchar, venue varchar, symbol varchar, book varchar, event_time timestamp_ns, side varchar,
-        price double, size double, update_id bigint, first_update_id bigint, is_snapshot boolean,
+        listing_id varchar, venue varchar, symbol varchar, book varchar, event_time timestamp_ns,
+        levels struct(side varchar, price double, size double)[], update_id bigint, first_update_id bigint,
+        is_snapshot boolean,
         known_from timestamp_ns, known_to timestamp_ns, feed varchar, schema_version varchar, load_id varchar,
         source varchar,
-        source_partition integer, source_position bigint, message_id varchar, slot varchar, book_date date,
+        source_partition integer, source_position bigint, message_id varchar, book_date date,
         book_order bigint, is_deletion boolean, is_duplicate boolean, build_seq bigint
     );
     create table scratch.staging.books_mark (mark bigint);
@@ -60,7 +61,7 @@ class Lake:
                 " where list_contains(?, source_position)",
                 [self.step, [message.position for message in gone]],
             )
-        rows = pa.Table.from_pylist([row for book, message in come for row in self._rows(book, message)])
+        rows = pa.Table.from_pylist([self._row(book, message) for book, message in come])
         if rows.num_rows:
             self.connection.register("rows", rows)
             self.connection.execute("insert into lake.versioned.int_book_updates__versioned by name from rows")
@@ -75,10 +76,10 @@ class Lake:
             )
             self.connection.execute(f"insert into lake.versioned.{name} from made where part = '{part}'")
 
-    def _rows(self, book: int, message: Message) -> list[dict[str, Any]]:
+    def _row(self, book: int, message: Message) -> dict[str, Any]:
         numbered = message.last_id is not None
         order = 2 * (message.last_id or 0) + message.is_snapshot if numbered else message.received
-        shared = {
+        return {
             "listing_id": f"v:{book}", "venue": "v", "symbol": str(book), "book": "full", "feed": "f",
             "event_time": pa.scalar(message.event_time, pa.timestamp("ns")).as_py(),
             "update_id": message.last_id, "first_update_id": message.first_id, "is_snapshot": message.is_snapshot,
@@ -86,13 +87,8 @@ class Lake:
             "source_position": message.position, "message_id": str(message.position), "book_order": order,
             "book_date": pa.scalar(message.date, pa.timestamp("ns")).as_py().date(), "is_deletion": False,
             "is_duplicate": False, "build_seq": self.step, "load_id": "l",
+            "levels": [{"side": side, "price": price, "size": size} for side, price, size in message.levels],
         }  # fmt: skip
-        levels = message.levels or ((None, None, None),)
-        first = 1 if message.levels else 0
-        return [
-            shared | {"side": side, "price": price, "size": size, "slot": str(slot)}
-            for slot, (side, price, size) in enumerate(levels, start=first)
-        ]
 
     def kept(self) -> list[list[tuple[Any, ...]]]:
         return [

@@ -12,7 +12,7 @@ import datetime as dt
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
@@ -86,28 +86,19 @@ class Broken:
 
 def current(copies: Iterable[Message]) -> list[Message]:
     """The messages as they are known at last: repeats gone, corrections in the place of what they correct."""
-    by_slot: dict[tuple[Any, ...], list[tuple[Message, Level | None]]] = defaultdict(list)
+    by_key: dict[tuple[Any, ...], list[Message]] = defaultdict(list)
     for copy in sorted(copies, key=lambda one: (one.known, one.file, one.position)):
-        for slot, level in enumerate(copy.levels or (None,)):
-            by_slot[(copy.key, slot if copy.levels else -1)].append((copy, level))
-    found: dict[tuple[Any, ...], list[tuple[int, Message, Level | None]]] = defaultdict(list)
-    for (key, slot), said in by_slot.items():
+        by_key[copy.key].append(copy)
+    messages = []
+    for said in by_key.values():
         contents: list[tuple[Any, ...]] = []
         newest = said[0]
-        for copy, level in said:
-            own_time = None if copy.is_snapshot else copy.event_time
-            content = (own_time, level, copy.first_id)
+        for copy in said:
+            content = (None if copy.is_snapshot else copy.event_time, copy.levels, copy.first_id)
             if content not in contents:
                 contents.append(content)
-                newest = (copy, level)
-        found[(key, newest[0].date)].append((slot, *newest))
-    messages = []
-    for slots in found.values():
-        slots.sort(key=lambda one: one[0])
-        first = slots[0][1]
-        levels = tuple(level for _, _, level in slots if level is not None)
-        latest = max(slots, key=lambda one: one[1].known)[1]
-        messages.append(replace(first, levels=levels, received=latest.received, event_time=first.event_time))
+                newest = copy
+        messages.append(newest)
     return sorted(messages, key=lambda one: one.place)
 
 

@@ -5,7 +5,7 @@
 } -%}
 {{ config(
     meta={'kinds': kinds},
-    unique_key=['load_seq', 'source_position', 'slot'],
+    unique_key=['load_seq', 'source_position'],
     partitioned_by=['book_date'],
     sorted_by=['listing_id', 'book', 'book_order']
 ) }}
@@ -42,34 +42,22 @@ messages as (
     select * from coinbase_messages
 ),
 
--- A message without a level still moves the book's number on: it is one row, of level 0.
-levels as (
-    select
-        * exclude (levels),
-        unnest(case when len(levels) > 0 then levels else [null] end) as level,
-        generate_subscripts(case when len(levels) > 0 then levels else [null] end, 1)
-        - (len(levels) = 0)::bigint as level_number
-    from messages
-),
-
 new_records as (
     select
-        {{ lineage('levels') }},
+        {{ lineage('messages') }},
         venue || ':' || symbol as listing_id,
         venue,
         symbol,
         book,
         event_time,
         received_time,
-        level.side,
-        level.price,
-        level.size,
+        levels,
         update_id,
         first_update_id,
         is_snapshot,
         sequence,
         message_id,
-        level_number::varchar as slot,
+        '' as slot,
         book_date,
         book_order,
         greatest(received_time, event_time) as rule_known_from,
@@ -77,15 +65,16 @@ new_records as (
         null::varchar as scope,
         null::varchar as load_scope,
         null::timestamp_ns as delivered_at
-    from levels
+    from messages
     inner join {{ ref('feeds') }} as feeds using (feed)
 ),
 
+-- What is said of a message is said of all its levels: a correction with fewer of them leaves none of the earlier ones.
 -- A snapshot's time is that of its receipt: received twice, it is the same snapshot.
 {{ versions(
     'new_records',
-    key=['listing_id', 'book', 'message_id', 'slot'],
-    content=['case when not is_snapshot then event_time end', 'side', 'price', 'size', 'first_update_id', 'is_deletion']
+    key=['listing_id', 'book', 'message_id'],
+    content=['case when not is_snapshot then event_time end', 'levels', 'first_update_id', 'is_deletion']
 ) }}
 
 select
