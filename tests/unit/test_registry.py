@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
 
 from loaders.registry import REGISTRY, RegistryError, find_feed, load_registry
+
+MODELS = REGISTRY.parents[1] / "models" / "canonical" / "versioned"
 
 GDP = {"series_id": "GDP", "delivered_at": "2024-11-03"}
 
@@ -68,3 +71,106 @@ def test_each_version_of_a_format_is_described() -> None:
     with (REGISTRY.parent / "feed_formats.csv").open(encoding="utf-8", newline="") as file:
         described = [(row["feed"], row["format_version"]) for row in csv.DictReader(file)]
     assert described == [(name, version) for name, feed in load_registry().items() for version in feed.format_versions]
+
+
+# What the registry says for people, and what the models do
+
+# Of each feed and table: the model, and its steps that make the key and the rule of knowledge.
+MADE = {
+    ("binance_spot", "trades"): ("trades", "streamed", "streamed"),
+    ("binance_spot", "quotes"): ("quotes", "streamed", "streamed"),
+    ("binance_spot", "books"): ("book_updates", "binance_messages", "new_records"),
+    ("coinbase_exchange", "trades"): ("trades", "streamed", "streamed"),
+    ("coinbase_exchange", "quotes"): ("quotes", "streamed", "streamed"),
+    ("coinbase_exchange", "books"): ("book_updates", "coinbase_messages", "new_records"),
+    ("massive_trades", ""): ("trades", "delivered", "delivered"),
+    ("massive_quotes", ""): ("quotes", "delivered", "delivered"),
+    ("massive_day_aggs", ""): ("bars", "new_records", "day_bars"),
+    ("massive_minute_aggs", ""): ("bars", "new_records", "minute_bars"),
+    ("massive_splits", ""): ("corporate_actions", "new_records", "splits"),
+    ("massive_dividends", ""): ("corporate_actions", "new_records", "dividends"),
+    ("massive_ticker_events", ""): ("ticker_changes", "new_records", "changes"),
+    ("openfigi_mapping", ""): ("figi_listings", "new_records", "new_records"),
+    ("alfred_observations", ""): ("macro_observations", "new_records", "new_records"),
+    ("index_membership", ""): ("universe_membership", "new_records", "begins"),
+}
+COLUMNS = {  # of a vendor's or our own word, where the models call it otherwise
+    "symbol": "listing_id",
+    "id": "trade_id",
+    "exchange": "exchange_code",
+    "sequence_number": "sequence",
+    "time": "event_time",
+    "received_time": "event_time",  # of what has no time of its own
+    "date": "event_date",
+    "ticker": "asked_for",
+}
+SQL = {
+    "case",
+    "when",
+    "then",
+    "else",
+    "end",
+    "as",
+    "is_snapshot",
+    "coalesce",
+    "concat_ws",
+    "epoch_ns",
+    "md5",
+    "varchar",
+    "venue",
+}
+RULES = {
+    "received": "greatest(received_time, event_time)",
+    "next_day": "next_day_known_from('{feed}', 'session_date')",
+    "on_date": "on_date_known_from(",
+    "day_after_declaration": "end_of_day_known_from('declared_on')",
+    "day_after_vintage": "end_of_day_known_from('published_on')",
+    "delivery": "source_time",
+}
+
+
+def registered(column: str) -> dict[tuple[str, str], str]:
+    """Of each feed and table what the registry says; one text is of all tables of a feed."""
+    with REGISTRY.open(encoding="utf-8", newline="") as file:
+        said = {row["feed"]: row[column] for row in csv.DictReader(file)}
+    parted = {feed: dict(part.split(": ") for part in text.split("; ") if ": " in part) for feed, text in said.items()}
+    assert {feed for feed, _ in MADE} == said.keys()
+    return {(feed, table): parted[feed].get(table, said[feed]) for feed, table in MADE}
+
+
+def made_as(sql: str, step: str, column: str) -> str:
+    """The expression by which a step of a model makes a column; nothing where it only hands it on."""
+    body = re.split(rf"\b{step} as \(\n", sql)[1].split("\n)")[0]
+    items = re.split(r",\n|\bselect\b|\n    from ", re.sub(r"--.*", "", body))
+    return next((item for item in items if item.strip().endswith(f" as {column}")), "")
+
+
+def key_of(feed: str, table: str) -> set[str]:
+    """The columns that a model's key is made of, for a feed."""
+    model, step, _ = MADE[feed, table]
+    sql = (MODELS / f"int_{model}__versioned.sql").read_text(encoding="utf-8")
+    (key,) = re.findall(r"\bkey=\[(.+?)\]", sql)
+    found = set()
+    for column in re.findall(r"\w+", key):
+        made = made_as(sql, step, column) if column not in ("listing_id", "slot") else ""
+        found |= set(re.findall(r"[a-z]\w+", re.sub(r"'.*?'", "", made))) - SQL - {column} if made else {column}
+    absent = set(re.findall(rf"null::\w+ as (\w+) from {feed.partition('_')[0]}_", sql))
+    return {COLUMNS.get(column, column) for column in found - absent - {"slot", "identity_scope"}}
+
+
+@pytest.mark.parametrize(("feed", "table"), MADE)
+def test_the_registry_says_the_key_that_the_model_has(feed: str, table: str) -> None:
+    said = registered("identity_key")[feed, table].split()
+    assert {COLUMNS.get(word, word) for word in said} == key_of(feed, table)
+
+
+@pytest.mark.parametrize(("feed", "table"), MADE)
+def test_the_registry_says_the_rule_of_knowledge_that_the_model_has(feed: str, table: str) -> None:
+    model, _, step = MADE[feed, table]
+    sql = (MODELS / f"int_{model}__versioned.sql").read_text(encoding="utf-8")
+    assert RULES[registered("knowledge_rule")[feed, table]].format(feed=feed) in made_as(sql, step, "rule_known_from")
+
+
+def test_every_versioned_model_is_compared_with_the_registry() -> None:
+    models = {path.stem for path in MODELS.glob("*.sql") if "{{ versions(" in path.read_text(encoding="utf-8")}
+    assert models == {f"int_{model}__versioned" for model, *_ in MADE.values()}

@@ -1,7 +1,10 @@
 {{ config(unique_key=['load_seq', 'source_position', 'slot']) }}
 
 with splits as (
-    select *, {{ on_date_known_from('ex_date') }} as rule_known_from, 'assumed' as knowledge_basis
+    select
+        *,
+        {{ on_date_known_from('ex_date') }} as rule_known_from,
+        'assumed' as knowledge_basis
     from {{ unseen('stg_massive_splits') }}
     where disposition = 'modelled'
 ),
