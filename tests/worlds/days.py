@@ -16,6 +16,7 @@ import math
 import random
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
@@ -194,6 +195,11 @@ def add_actions(world: World, days: list[Session], chance: random.Random) -> Non
     split("SPLIT", 60, 2.0)
     split("SPLIT", 200, 0.1)
     split("WRONG", 80, 5.0)
+    # Two splits that are corrected beside another: one becomes equal to it, one ceases to be.
+    for day, first, corrected in ((110, 1.25, 1.1), (160, 1.1, 1.25)):
+        split("PLAIN", day, first)
+        split("PLAIN", day + 4, 1.1)
+        split("PLAIN", day, corrected, late=new_york(days[day + 8].date, hour=15, minute=3))
     for date in (dt.date(2022, 6, 22), dt.date(2022, 6, 29)):
         deliver(world, "massive_splits", "SHOP", date, 10.0, late=0)
     for day in range(20, len(days), 63):
@@ -217,8 +223,9 @@ def deliver(
 ) -> None:
     """What a vendor says of an action; cash in another currency than the listing's is no dividend of the world."""
     if feed == "massive_splits":
-        scale = 1 if value >= 1 else round(1 / value)
-        said = {"execution_date": str(date), "split_from": scale, "split_to": round(value * scale), "ticker": ticker}
+        ratio = Fraction(value).limit_denominator(100)
+        said = {"execution_date": str(date), "split_from": ratio.denominator, "split_to": ratio.numerator}
+        said["ticker"] = ticker
         rule, facts = new_york(date), world.splits
     else:
         declared = date - dt.timedelta(21)
