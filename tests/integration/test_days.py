@@ -214,6 +214,7 @@ def test_a_doubled_split_is_one_at_the_later_date(days: Days) -> None:
     ]
     reported = days.ask("select symbol, action_type, reason from observability.actions_not_applied order by all")
     assert reported == [
+        ("PLAIN", "split", "an equal split follows within 10 sessions"),
         ("SHOP", "split", "an equal split follows within 10 sessions"),
         ("WRONG", "dividend", "not below the close before"),
         ("WRONG", "dividend", "paid in CAD, priced in USD"),

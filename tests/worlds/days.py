@@ -16,6 +16,7 @@ import math
 import random
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
@@ -102,23 +103,27 @@ EXAMPLE = (46.99, 48.30, 24.96, 24.53)
 """The closes of the contract's example: two for one on the third day, a dividend of 0.08 on the fourth."""
 
 
+TRADED = {"OLD": range(150), "NEW": range(150, 10_000), "LATE": range(140), "LATER": range(140, 10_000)}
+"""On which days tickers were used that are not used on all."""
+
+
 # Drawing
 
 
 def draw_days(seed: int, count: int) -> World:
-    """Nine tickers over so many sessions, and every kind of revision."""
+    """Ten tickers over so many sessions, and every kind of revision."""
     chance = random.Random(seed)
     world = World()
     days = SESSIONS[FIRST : FIRST + count]
     rows: dict[dt.date, list[list[str]]] = {day.date: [] for day in days}
     splits = {"SPLIT": {days[60].date: 2.0, days[200].date: 0.1}, "SHOP": {dt.date(2022, 6, 29): 10.0}}
-    for ticker in ("PLAIN", "SPLIT", "SHOP", "GAPS", "OLD", "NEW", "LATE", "WRONG"):
+    for ticker in ("PLAIN", "SPLIT", "SHOP", "GAPS", "OLD", "NEW", "LATE", "LATER", "WRONG"):
         price = chance.uniform(20, 200)
         for number, day in enumerate(days):
             price *= math.exp(chance.gauss(0, 0.02)) / splits.get(ticker, {}).get(day.date, 1)
             if ticker == "GAPS" and (chance.random() < 0.15 or 120 <= number < 135):
                 continue
-            if (ticker == "OLD" and number >= 150) or (ticker == "NEW" and number < 150):
+            if number not in TRADED.get(ticker, range(count)):
                 continue
             bar = draw_bar(price, chance)
             price = bar.close
@@ -136,6 +141,7 @@ def draw_days(seed: int, count: int) -> World:
     add_actions(world, days, chance)
     add_rename(world, days)
     add_meta(world, chance)
+    add_late_rename(world, "LATE", "LATER", traded=days[140].date, dated=days[142].date + dt.timedelta(1))
     add_vintages(world, days)
     # A file names its members by the tickers of the day on which it was made.
     rows = [["ticker", "start_date", "end_date"], ["NEW", str(days[0].date), ""], ["PLAIN", str(days[9].date), ""]]
@@ -194,6 +200,11 @@ def add_actions(world: World, days: list[Session], chance: random.Random) -> Non
     split("SPLIT", 60, 2.0)
     split("SPLIT", 200, 0.1)
     split("WRONG", 80, 5.0)
+    # Two splits that are corrected beside another: one becomes equal to it, one ceases to be.
+    for day, first, corrected in ((110, 1.25, 1.1), (160, 1.1, 1.25)):
+        split("PLAIN", day, first)
+        split("PLAIN", day + 4, 1.1)
+        split("PLAIN", day, corrected, late=new_york(days[day + 8].date, hour=15, minute=3))
     for date in (dt.date(2022, 6, 22), dt.date(2022, 6, 29)):
         deliver(world, "massive_splits", "SHOP", date, 10.0, late=0)
     for day in range(20, len(days), 63):
@@ -217,8 +228,9 @@ def deliver(
 ) -> None:
     """What a vendor says of an action; cash in another currency than the listing's is no dividend of the world."""
     if feed == "massive_splits":
-        scale = 1 if value >= 1 else round(1 / value)
-        said = {"execution_date": str(date), "split_from": scale, "split_to": round(value * scale), "ticker": ticker}
+        ratio = Fraction(value).limit_denominator(100)
+        said = {"execution_date": str(date), "split_from": ratio.denominator, "split_to": ratio.numerator}
+        said["ticker"] = ticker
         rule, facts = new_york(date), world.splits
     else:
         declared = date - dt.timedelta(21)
@@ -267,14 +279,19 @@ def add_meta(world: World, chance: random.Random) -> None:
             world.files.append(File("massive_trades", f"massive_trades_{day.date}.csv", body, delivered))
             bar = Bar(price, price, price, price, size)
             world.bars[ticker, day.date].append((new_york(day.date, days=1, hour=11), bar))
+    add_late_rename(world, "FB", "META", traded=dt.date(2022, 6, 9), dated=dt.date(2022, 6, 11))
+
+
+def add_late_rename(world: World, old: str, new: str, traded: dt.date, dated: dt.date) -> None:
+    """The master dates a change to days after the first use of the new ticker."""
     events = [
-        {"type": "ticker_change", "date": "2022-06-11", "ticker_change": {"ticker": "META"}},
-        {"type": "ticker_change", "date": "2012-05-18", "ticker_change": {"ticker": "FB"}},
+        {"type": "ticker_change", "date": str(dated), "ticker_change": {"ticker": new}},
+        {"type": "ticker_change", "date": "2012-05-18", "ticker_change": {"ticker": old}},
     ]
-    body = json.dumps({"results": {"name": "Meta", "composite_figi": "BBG2", "events": events}}).encode()
-    name = "massive_ticker_events_META.json"
+    body = json.dumps({"results": {"name": new.title(), "composite_figi": f"BBG{old}", "events": events}}).encode()
+    name = f"massive_ticker_events_{new}.json"
     world.files.append(File("massive_ticker_events", name, body, new_york(dt.date(2023, 6, 1))))
-    world.renames.append(Rename("FB", "META", dt.date(2022, 6, 9), new_york(dt.date(2022, 6, 11))))
+    world.renames.append(Rename(old, new, traded, new_york(dated)))
 
 
 def add_vintages(world: World, days: list[Session]) -> None:

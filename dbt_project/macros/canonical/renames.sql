@@ -4,13 +4,13 @@
     trade is the instrument's; so for each rename that last trade is kept, as it was known.
 -#}
 
-{#- Trades of a rename: of the old listing, before the rename's date, and no older than this. -#}
+{#- Trades and bars of a rename: of the old listing, before the rename's date, and no older than this. -#}
 {% macro in_rename_window(event_time, renamed_on) -%}
     {{ event_time }} < {{ new_york_time(renamed_on) }}
     and {{ event_time }} >= {{ new_york_time(renamed_on ~ " - interval '" ~ var('rename_window_days') ~ " days'") }}
 {%- endmacro %}
 
-{#- The renames to look at: new ones, and those with changed trades. -#}
+{#- The renames to look at: new ones, and those with changed trades or daily bars. -#}
 {% macro touched_renames() -%}
     select distinct previous_listing_id as listing_id, valid_from as renamed_on
     from {{ ref('int_symbology__versioned') }} as names
@@ -19,11 +19,16 @@
             build_seq > {{ mark() }}
             or (previous_listing_id, valid_from) in (
                 select (renames.previous_listing_id, renames.valid_from)
-                from {{ ref('int_trades__versioned') }} as trades
+                from (
+                    select listing_id, event_time from {{ ref('int_trades__versioned') }} where build_seq > {{ mark() }}
+                    union all
+                    select listing_id, bar_start as event_time
+                    from {{ ref('int_bars__versioned') }}
+                    where bar_interval = '1d' and build_seq > {{ mark() }}
+                ) as changed
                 inner join {{ ref('int_symbology__versioned') }} as renames
-                    on trades.listing_id = renames.previous_listing_id
-                    and {{ in_rename_window('trades.event_time', 'renames.valid_from') }}
-                where trades.build_seq > {{ mark() }}
+                    on changed.listing_id = renames.previous_listing_id
+                    and {{ in_rename_window('changed.event_time', 'renames.valid_from') }}
             )
         )
 {%- endmacro %}

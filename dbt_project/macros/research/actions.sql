@@ -33,20 +33,23 @@ touched_actions as (
     select * from named_actions semi join touched using (instrument_id)
 ),
 
+-- For as long as both were known as they are: either may be corrected.
 rivals as (
     select
         actions.instrument_id,
         actions.listing_id,
         actions.ex_date,
         actions.action_type,
-        later.known_from,
-        later.known_to
+        greatest(actions.known_from, later.known_from) as known_from,
+        least(actions.known_to, later.known_to) as known_to
     from touched_actions as actions
     inner join touched_actions as later
         on actions.instrument_id = later.instrument_id
         and actions.split_ratio = later.split_ratio
         and later.ex_date > actions.ex_date
         and later.ex_seq - actions.ex_seq <= 10
+        and (actions.known_to is null or actions.known_to > later.known_from)
+        and (later.known_to is null or later.known_to > actions.known_from)
 ),
 
 action_moments as (

@@ -7,9 +7,12 @@ with renames as (
     {{ touched_renames() }}
 ),
 
--- Trades that became known, and ceased to be, together are one: their last.
+calendars as (
+    select distinct venue, calendar from {{ ref('feeds') }}
+),
+
 trades as (
-    select renames.listing_id, renamed_on, known_from, known_to, max(event_time) as event_time
+    select renames.listing_id, renamed_on, event_time, known_from, known_to
     from {{ ref('int_trades__versioned') }} as trades
     inner join renames
         on trades.listing_id = renames.listing_id and {{ in_rename_window('event_time', 'renamed_on') }}
@@ -18,17 +21,43 @@ trades as (
         and not is_cancelled
         and (known_to is null or known_to > known_from)
         and {{ in_dates('event_date', dates_of_touched_renames()) }}
-    group by renames.listing_id, renamed_on, known_from, known_to
+),
+
+-- A vendor's bar does not say when its last trade was, only that it was by the close.
+vendor_days as (
+    select renames.listing_id, renamed_on, sessions.close_at::timestamp_ns as event_time, known_from, known_to
+    from {{ ref('int_bars__versioned') }} as bars
+    inner join renames
+        on bars.listing_id = renames.listing_id and {{ in_rename_window('bar_start', 'renamed_on') }}
+    inner join calendars on bars.venue = calendars.venue
+    inner join {{ ref('sessions') }} as sessions
+        on calendars.calendar = sessions.calendar and bars.session_date = sessions.session_date
+    where bar_interval = '1d'
+        and not is_duplicate
+        and not is_deletion
+        and (known_to is null or known_to > known_from)
+        and {{ in_dates('event_date', dates_of_touched_renames()) }}
+),
+
+-- Trades that became known, and ceased to be, together are one: their last.
+last_of_each as (
+    select listing_id, renamed_on, known_from, known_to, max(event_time) as event_time
+    from (
+        select * from trades
+        union all
+        select * from vendor_days
+    )
+    group by listing_id, renamed_on, known_from, known_to
 ),
 
 rename_segments as (
-    {{ segments(['trades'], 'listing_id, renamed_on') }}
+    {{ segments(['last_of_each'], 'listing_id, renamed_on') }}
 ),
 
 states as (
     select segments.listing_id, segments.renamed_on, segments.known_from, segments.known_to, max(event_time) as last_trade_at
     from rename_segments as segments
-    inner join trades
+    inner join last_of_each as trades
         on segments.listing_id = trades.listing_id
         and segments.renamed_on = trades.renamed_on
         and {{ known_during('trades', 'segments') }}
