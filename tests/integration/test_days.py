@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from worlds.days import EXAMPLE, FIRST, MINUTE, SESSIONS, Known, World, cut_days, draw_days
+from worlds.days import EXAMPLE, FIRST, MEMBER_ENDS, MINUTE, SESSIONS, Known, World, cut_days, draw_days
 from worlds.reference import DAY, File
 from worlds.warehouse import DAILY, Warehouse, differences, read_sorted
 
+import market_data
 from market_data import client, leakcheck
 from market_data.build import build
 
@@ -310,8 +312,21 @@ def compare_with_cut(days: Days, time: int, root: Path) -> None:
 
 def test_no_look_ahead(days: Days, tmp_path: Path) -> None:
     """Of all that a warehouse knows, X_as_of(K) shows what one that knows no more shows."""
-    rename = days.world.renames[0]
-    compare_with_cut(days, rename.known_from + MINUTE, tmp_path)
+    time = days.world.renames[0].known_from + MINUTE
+    compare_with_cut(days, time, tmp_path)
+    # What became known later could have been seen: a member's end, and wider quotes.
+    end = "select valid_to from research.universe_as_of('{}') where universe = 'worlds' and symbol = 'PLAIN'"
+    spreads = (
+        "select quoted_spread_bps, effective_spread_bps from research.liquidity_1d_as_of('{}')"
+        " where symbol = 'META' and session_date = '2022-06-09'"
+    )
+    last = days.world.known_times()[-1] + DAY
+    assert (days.ask(end.format(iso(time))), days.ask(end.format(iso(last)))) == (
+        [(None,)],
+        [(SESSIONS[FIRST + MEMBER_ENDS].date,)],
+    )
+    (then,), (later,) = days.ask(spreads.format(iso(time))), days.ask(spreads.format(iso(last)))
+    assert later[0] == pytest.approx(3 * then[0], rel=1e-3) and None not in (then[1], later[1]) and later != then
 
 
 @pytest.mark.long
