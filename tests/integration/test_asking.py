@@ -118,8 +118,6 @@ def test_what_is_not_there_is_named_with_what_is_like_it(md: market_data.Client)
     ):
         with pytest.raises(ValueError, match=message):
             md.features(asked, names)
-    with pytest.raises(ValueError, match=r"bars_1d.listing_id: known by listing, while bars_1d.close follow"):
-        md.features(asked, ["bars_1d.close", "bars_1d.listing_id"])
     with pytest.raises(ValueError, match=r"there is no instrument_id UP in research.*; did you mean us_equities:UP"):
         md.features(decisions([("UP", "2024-02-01")]), ["bars_1d.close"])
     with pytest.raises(duckdb.Error, match=r"Did you mean .*bars_1d"):

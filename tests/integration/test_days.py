@@ -268,6 +268,51 @@ def test_meta_is_one_series_across_its_tickers(days: Days) -> None:
     assert days.ask(after.format("2022-06-11 03:59", "symbol = 'META'")) == [("2022-06-09", "META", None)]
 
 
+def test_looking_up_follows_an_instrument_through_renames(days: Days) -> None:
+    """Each decision gets what X_as_of says of its instrument then; the bars of a day alike from SQL and from Python."""
+    meta = days.world.renames[1].known_from
+    times = [meta + day * DAY + step for day in range(-6, 7) for step in (-1, 0, 12 * 3600 * 10**9)]
+    times += [rename.known_from + step for rename in days.world.renames for step in (-1, 0, MINUTE)]
+    asked = [(f"us_equities:{name}", time) for time in times for name in ("FB", "META", "OLD", "NEW")]
+    decisions = pa.table(
+        {
+            "instrument_id": [instrument for instrument, _ in asked],
+            "decision_time": pa.array([time for _, time in asked], pa.timestamp("ns")),
+        }
+    )
+    newest = (
+        "select {} from research.{}_as_of(make_timestamp_ns({})) where instrument_id = '{}' order by {} desc limit 1"
+    )
+    with market_data.connect(days.warehouse.settings) as md:
+
+        def looked_up(columns: list[str]) -> list[tuple[Any, ...]]:
+            table = md.features(decisions, columns).arrow
+            return list(zip(*(table[column].to_pylist() for column in columns), strict=True))
+
+        def as_known(table: str, columns: str, period: str) -> list[tuple[Any, ...]]:
+            rows = (
+                md._connection.execute(newest.format(columns, table, time, instrument, period)).fetchone()
+                for instrument, time in asked
+            )
+            return [row or (None,) * len(columns.split(",")) for row in rows]
+
+        daily = looked_up(["bars_1d.close", "bars_1d.symbol", "bars_1d.session_date"])
+        minutes = looked_up(["bars_1m.close", "bars_1m.listing_id", "bars_1m.bar_start"])
+        assert daily == as_known("bars_1d_adjusted", "close, symbol, session_date", "session_date")
+        assert minutes == as_known("bars_1m", "close, listing_id, bar_start", "bar_start")
+        # With a column that only the row by listing has, all are of that row.
+        columns = ["bars_1d.close", "bars_1d.listing_id", "bars_1d.last_trade_at"]
+        assert looked_up(columns) == as_known("bars_1d", "close, listing_id, last_trade_at", "session_date")
+        md._connection.register("given", decisions)
+        query = "select close, symbol, session_date from lake.research.point_in_time('given', 'bars_1d', {0}, null)"
+        assert md._connection.execute(query.format("interval '0 minutes'")).fetchall() == daily
+    found = {key: (day[1], minute[1]) for key, day, minute in zip(asked, daily, minutes, strict=True)}
+    assert found["us_equities:FB", meta - 1] == ("FB", "us_equities:FB")
+    assert found["us_equities:FB", meta + MINUTE] == ("META", "us_equities:META"), "it does not end with its first name"
+    assert found["us_equities:META", meta - 1] == ("META", "us_equities:META"), "nobody knew better"
+    assert found["us_equities:META", meta + MINUTE] == (None, None)
+
+
 def test_an_index_member_is_whom_its_ticker_means_as_known(days: Days) -> None:
     """The file names NEW from a date on which it was called OLD; only the rename, once known, says so."""
     rename = days.world.renames[0]
