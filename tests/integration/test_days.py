@@ -253,6 +253,28 @@ def test_a_leak_through_a_name_is_found(days: Days) -> None:
     assert leakcheck.check(days.warehouse.settings, version, honest, known_at=[before]).leaks == []
 
 
+def test_a_leak_through_a_view_of_the_present_is_found(days: Days) -> None:
+    """That SHOP's first split is not applied is known once the second is there; the view says it of all days."""
+    sql = """
+        -- leakcheck: key = symbol, ex_date; time = had
+        select symbol, ex_date, reason, (ex_date + 2)::timestamp as had
+        from observability.actions_not_applied
+        semi join research.bars_1d using (symbol)
+    """
+    version = client.published_version(days.warehouse.settings)
+    between = dt.datetime(2022, 6, 25)
+    report = leakcheck.check(days.warehouse.settings, version, leakcheck.Query.read(sql), known_at=[between])
+    assert [(leak.row["symbol"], list(leak.differs)) for leak in report.leaks] == [("SHOP", ["reason"])]
+    assert report.leaks[0].inputs == ("versioned.int_bars_1d__chained",) and report.not_cut == ()
+
+
+def test_a_model_is_checked_by_its_own_inputs(days: Days) -> None:
+    settings = days.warehouse.settings
+    asked = leakcheck.Query.read(leakcheck.find(settings, "momentum_1d"), time="known_from")
+    report = leakcheck.check(settings, client.published_version(settings), asked, samples=1)
+    assert {"research.universe", "versioned.int_momentum_1d"} <= {*report.tables}
+
+
 def test_meta_is_one_series_across_its_tickers(days: Days) -> None:
     """The vendor dates the change to Saturday the 11th; it traded as META from the 9th."""
     after = (
