@@ -123,7 +123,7 @@ class Client:
         ``decisions``: an Arrow, Polars or pandas table with instrument_id (as ``bars`` and ``instruments`` name it) and
         decision_time (timestamps; without a zone they are UTC); further columns stay, as do order and duplicates.
         ``names``: ``<table>.<column>`` of schema research, or ``macro_series.<series>``, for its value, and
-        ``macro_series.<series>.<column>``. (bars_1m is by listing, and ends for an instrument with its rename.)
+        ``macro_series.<series>.<column>``. Bars are those of all listings that meant the instrument, as known then.
 
         Of each the newest session (bar, observation) is taken that was known, and not taken back, at that time, in the
         version known then, with its units as the table has them. Null where there is none, where it says null itself,

@@ -5,8 +5,8 @@
                                  └─ one table cut at a time ── which input they came from
 
 A row that one could have had at K is the same whatever became known afterwards. So the query is asked again at sampled
-knowledge times K, with every table of canonical and research cut, and what listings mean: versions known after K are
-gone, and nobody knows yet which will end. The query says as of when in one of two ways:
+knowledge times K, with every table of versions cut: those known after K are gone, and nobody knows yet which will end.
+What shows only the present cannot be cut, and is named. The query says as of when in one of two ways:
 
 - it names ``$known_at`` (a TIMESTAMP, UTC), and its whole answer must be the same on whole and on cut data;
 - it makes rows for many decisions at once, with ``time`` an expression of its columns that says when each row was to be
@@ -36,9 +36,9 @@ from market_data.names import unknown
 TOLERANCE = 1e-9
 """Relative: sums of doubles over other rows of a file differ in their last digits."""
 SAMPLES = 24
-_CUT_SCHEMAS = ("canonical", "research")
-_CUT_TABLES = ("versioned.int_listing_spans",)
-"""What macros look up besides: which instrument a listing means."""
+_CUT_SCHEMAS = ("canonical", "research", "versioned")
+_CONSTANT_SCHEMA = "reference"
+"""Nothing of it becomes known: calendars, codes, the registry."""
 _DIRECTIVE = re.compile(r"^\s*--\s*leakcheck:(.*)$", flags=re.MULTILINE)
 _JUST_BEFORE = dt.timedelta(microseconds=1)
 
@@ -75,6 +75,8 @@ class Report:
     rows: int
     """Rows that were compared, all times together."""
     leaks: list[Leak] = field(default_factory=list)
+    not_cut: tuple[str, ...] = ()
+    """Tables that the query reads and that show only the present: what looks ahead by them stays unseen."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def check(
         twin = _Twin(connection, settings, version)
         tables = twin.tables_of(query.sql)
         if not tables:
-            raise LeakCheckError("the query reads no table of canonical or research that has versions")
+            raise LeakCheckError("the query reads no table of canonical, research or versioned that has versions")
         comparison = _Comparison(connection, query, twin.ask(query, dt.datetime(2262, 1, 1), ()))
         comparison.expect_stable(twin.ask(query, dt.datetime(2262, 1, 1), ()))
         times = sorted(known_at) or twin.sample(tables, comparison.first_time(), samples)
@@ -143,14 +145,14 @@ def check(
                 seen.add(str(leak.row))
                 inputs = tuple(table for table in tables if str(leak.row) in alone[table])
                 leaks.append(Leak(leak.row, time, leak.differs, leak.missing, inputs))
-        return Report(version, tuple(tables), tuple(times), rows, leaks)
+        return Report(version, tuple(tables), tuple(times), rows, leaks, tuple(twin.present_of(query.sql)))
 
 
 class _Twin:
     """A version of the lake as ``whole``, and over it a ``lake`` of views, each of which may be cut at a time.
 
-    The views have the names of the tables, and the stored macros are made again beside them: so the query, and what
-    it calls, reads what is cut without knowing.
+    The views have the names of the tables, and the stored macros, and views that are not cut themselves, are made again
+    beside them: so the query, and what it calls, reads what is cut without knowing.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, settings: Settings, version: int) -> None:
@@ -179,18 +181,31 @@ class _Twin:
         ).fetchall()
         for schema in dict.fromkeys(schema for schema, *_ in rows):
             self._connection.execute(f"create schema if not exists {lake.ALIAS}.{identifier(schema)}")
-        # A view's text names others, which must be there: what views are of before the views.
-        for schema, table, columns, view in sorted(rows, key=lambda row: (row[3] is not None, row[0] in _CUT_SCHEMAS)):
-            name = f"{identifier(schema)}.{identifier(table)}"
-            self._columns[f"{schema}.{table}"] = columns
-            self._text[f"{schema}.{table}"] = view or ""
-            rule = f"select * from whole.{name}"
-            if self._is_cut(f"{schema}.{table}"):
-                cut = f"getvariable({lake.quoted(self._variable(f'{schema}.{table}'))})::timestamp_ns"
-                ends = f"replace (case when {cut} is null or known_to <= {cut} then known_to end as known_to)"
-                rule = f"select * {ends if 'known_to' in columns else ''} from whole.{name}"
-                rule += f" where {cut} is null or known_from <= {cut}"
-            self._connection.execute(f"create view {lake.ALIAS}.{name} as {rule}")
+        self._columns = {f"{schema}.{table}": columns for schema, table, columns, _ in rows}
+        self._text = {f"{schema}.{table}": view or "" for schema, table, _, view in rows}
+        made: set[str] = set()
+        for name in self._columns:
+            self._make_view(name, made)
+
+    def _make_view(self, name: str, made: set[str]) -> None:
+        if name in made:
+            return
+        made.add(name)
+        schema, _, table = name.partition(".")
+        quoted = f"{identifier(schema)}.{identifier(table)}"
+        rule = f"select * from whole.{quoted}"
+        if self._is_cut(name):
+            cut = f"getvariable({lake.quoted(self._variable(name))})::timestamp_ns"
+            ends = f"replace (case when {cut} is null or known_to <= {cut} then known_to end as known_to)"
+            rule = f"select * {ends if 'known_to' in self._columns[name] else ''} from whole.{quoted}"
+            rule += f" where {cut} is null or known_from <= {cut}"
+        elif text := self._text[name]:
+            for other in self._named(text):
+                self._make_view(other, made)
+            schemas = "|".join({one.partition(".")[0] for one in self._columns})
+            body = text.partition(" AS ")[2].rstrip("; \n")
+            rule = re.sub(rf'\bwhole\.(?="?(?:{schemas})"?\.)', f"{lake.ALIAS}.", body)
+        self._connection.execute(f"create view {lake.ALIAS}.{quoted} as {rule}")
 
     def _make_macros(self) -> None:
         for schema, name, kind, parameters, definition in self._connection.execute(
@@ -205,27 +220,40 @@ class _Twin:
             )
 
     def _is_cut(self, name: str) -> bool:
-        is_meant = name in _CUT_TABLES or name.partition(".")[0] in _CUT_SCHEMAS
-        return is_meant and "known_from" in self._columns.get(name, ())
+        return name.partition(".")[0] in _CUT_SCHEMAS and "known_from" in self._columns.get(name, ())
 
     @staticmethod
     def _variable(name: str) -> str:
         return f"cut {name}"
 
     def tables_of(self, sql: str) -> list[str]:
-        """The tables and views with versions that a text names, or a macro that it names, and so on: as schema.table,
-        or as the text that a macro takes for a table's name."""
+        """The tables and views with versions that a text reads: those that are cut."""
+        return sorted(name for name in self._read_by(sql) if self._is_cut(name))
+
+    def present_of(self, sql: str) -> list[str]:
+        """The tables that a text reads and that show only the present."""
+        return sorted(
+            name
+            for name in self._read_by(sql)
+            if not self._text[name] and not self._is_cut(name) and not name.startswith(f"{_CONSTANT_SCHEMA}.")
+        )
+
+    def _read_by(self, sql: str) -> set[str]:
+        """What a text names, or a macro or view that it names, and so on; of views that are cut, only themselves."""
         found: set[str] = set()
         todo = [sql]
         while todo:
-            text = todo.pop()
-            named = {f"{schema}.{name}" for schema, name in re.findall(r'(?=\b(\w+)"?\s*\.\s*"?(\w+))', text)}
-            named |= {f"research.{name}" for name in re.findall(r"'(\w+)'", text)}
-            for name in (named & self._text.keys()) - found:
+            for name in self._named(todo.pop()) - found:
                 found.add(name)
                 if not self._is_cut(name):
                     todo.append(self._text[name])
-        return sorted(name for name in found if self._is_cut(name))
+        return found
+
+    def _named(self, text: str) -> set[str]:
+        """As schema.table, or as the text that a macro takes for a table's name."""
+        named = {f"{schema}.{name}" for schema, name in re.findall(r'(?=\b(\w+)"?\s*\.\s*"?(\w+))', text)}
+        named |= {f"research.{name}" for name in re.findall(r"'(\w+)'", text)}
+        return named & self._text.keys()
 
     def ask(self, query: Query, known_at: dt.datetime, cut: Sequence[str]) -> pa.Table:
         """The query's answer, with some of the tables cut at ``known_at``."""

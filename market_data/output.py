@@ -215,6 +215,8 @@ def show_leaks(report: Report, screen: Console, *, as_json: bool, rows: int) -> 
     if as_json:
         for leak in report.leaks:
             sys.stdout.write(json.dumps(asdict(leak), default=str) + "\n")
+        if report.not_cut:
+            sys.stdout.write(json.dumps({"not_cut": report.not_cut}) + "\n")
         return
     for leak in report.leaks[:rows]:
         _literal(screen, told(leak))
@@ -222,12 +224,15 @@ def show_leaks(report: Report, screen: Console, *, as_json: bool, rows: int) -> 
         _literal(screen, f"… and {len(report.leaks) - rows:,} more")
     inputs = sorted({table for leak in report.leaks for table in leak.inputs})
     found = f"{_count(len(report.leaks), 'row')} looked ahead, by {', '.join(inputs) or 'several inputs together'}"
-    found = found if report.leaks else "no leak found"
+    found = found if report.leaks else f"no leak found{' in what could be cut' if report.not_cut else ''}"
     _literal(
         screen,
         f"{found}: compared {_count(report.rows, 'row')} of version {report.version}"
         f" at {_count(len(report.known_at), 'time')}; inputs {', '.join(report.tables)}",
     )
+    if report.not_cut:
+        tables = ", ".join(report.not_cut)
+        _literal(screen, f"not cut, for they show only the present: {tables}; what looks ahead by them stays unseen")
 
 
 def _told(change: Change) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -24,8 +24,45 @@ MACRO = "macro_series"
 PERIODS = ("session_date", "bar_start")
 """What tells the newest row of an instrument: the period of a table, by the first of these columns that it has."""
 BY_INSTRUMENT = {"bars_1d": "bars_1d_adjusted"}
-"""Tables by listing, and those that have the same rows by instrument, as its listings were known: through renames."""
+"""Tables by listing, and those that have the same rows by instrument already, sorted so: quicker to read."""
 _SECOND = 1_000_000_000
+
+_BY_LISTING = """
+    with every_span as (
+        select
+            *,
+            dense_rank() over (partition by instrument_id order by starts_at nulls first, listing_id) as listing_number
+        from lake.versioned.int_listing_spans
+    ),
+
+    listings as (
+        select instrument_id as listing_id from asked_keys
+        union
+        select listing_id from every_span semi join asked_keys using (instrument_id)
+    ),
+
+    spans as (select * from every_span semi join listings using (listing_id)),
+
+    versions as (select *, {happened_at} as happened_at from {table} semi join listings using (listing_id))
+
+    select
+        versions.* replace (
+            coalesce(spans.instrument_id, versions.listing_id) as instrument_id,
+            greatest(versions.known_from, spans.known_from) as known_from,
+            least(versions.known_to, spans.known_to) as known_to
+        ),
+        coalesce(listing_number, 0) as listing_number
+    from versions
+    left join spans
+        on versions.listing_id = spans.listing_id
+        and (spans.starts_at is null or happened_at >= spans.starts_at)
+        and (spans.ends_at is null or happened_at < spans.ends_at)
+        and spans.known_from < coalesce(versions.known_to, timestamp_ns '2262-04-11')
+        and (spans.known_to is null or spans.known_to > versions.known_from)
+"""
+"""Versions of a table by listing, each for as long as its listing was known to mean an instrument, as ``X_as_of`` says.
+
+Of two listings of one instrument with a bar in one period, the later name's counts as the newer."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +119,7 @@ class FeatureReader:
         if lag < dt.timedelta():
             raise ValueError(f"lag {lag} is negative: a decision would see what became known after it")
         wanted = [self._feature(name) for name in ([names] if isinstance(names, str) else names)]
-        _refuse_mixtures(wanted)
+        wanted = self._by_instrument(wanted)
         rows = as_table(decisions)
         as_asked, names = rows.column_names, [feature.name for feature in wanted]
         for name in names:
@@ -116,9 +153,16 @@ class FeatureReader:
         column = column or "value"
         if column not in columns:
             raise ValueError(f"feature {name!r}: " + unknown("column", column, columns, table))
-        if column in self._tables().get(BY_INSTRUMENT.get(table, ""), ()):
-            table = BY_INSTRUMENT[table]
         return Feature(name, table, column, series or None)
+
+    def _by_instrument(self, wanted: Sequence[Feature]) -> list[Feature]:
+        """The same of tables that are by instrument, where these have all columns: those of a table are of one row."""
+        found = list(wanted)
+        for by_listing, table in BY_INSTRUMENT.items():
+            columns = {feature.column for feature in wanted if feature.table == by_listing}
+            if columns <= {*self._tables().get(table, ())}:
+                found = [replace(one, table=table) if one.table == by_listing else one for one in found]
+        return found
 
     def _tables(self) -> dict[str, list[str]]:
         """The tables of research that can be asked, with their columns."""
@@ -149,17 +193,21 @@ class FeatureReader:
         period = "observation_date" if table == MACRO else next(name for name in PERIODS if name in there)
         keys = keys.drop_null().sort()
         self._connection.register("asked_keys", pa.table({key: keys, "key_number": np.arange(len(keys))}))
+        rows = _BY_LISTING if "listing_id" in there else "select *, 0 as listing_number from {table}"
+        aged_from = f"{'session_close' if 'session_close' in there else period}::timestamp_ns"
         try:
             read = self._connection.execute(
                 f"""
+                with rows as ({rows.format(table=f"lake.research.{identifier(table)}", happened_at=aged_from)})
+
                 select
                     key_number,
-                    epoch_ns({period}::timestamp_ns) as period,
+                    epoch_ns({period}::timestamp_ns) + listing_number as period,
                     epoch_ns(known_from) as known_from,
                     coalesce(epoch_ns(known_to), {NEVER}) as known_to,
-                    epoch_ns({"session_close" if "session_close" in there else period}::timestamp_ns) as age_from,
+                    epoch_ns({aged_from}) as age_from,
                     {", ".join(f"{identifier(column)} as c{n}" for n, column in enumerate(columns))}
-                from lake.research.{identifier(table)}
+                from rows
                 inner join asked_keys using ({key})
                 """
             ).to_arrow_table()
@@ -180,19 +228,6 @@ class FeatureReader:
         query = f"select distinct {key} from lake.research.{identifier(table)} order by all"
         there = [name for (name,) in self._connection.execute(query).fetchall()]
         raise ValueError(unknown(key, stranger, there, f"research.{table}"))
-
-
-def _refuse_mixtures(wanted: Sequence[Feature]) -> None:
-    """Columns of one table that would be of two rows: some by instrument, others by listing."""
-    for by_listing, by_instrument in BY_INSTRUMENT.items():
-        names = [feature.name for feature in wanted if feature.name.partition(".")[0] == by_listing]
-        alone = [feature.name for feature in wanted if feature.name in names and feature.table == by_listing]
-        if alone and len(alone) < len(names):
-            others = ", ".join(name for name in names if name not in alone)
-            raise ValueError(
-                f"{', '.join(alone)}: known by listing, while {others} follow the instrument through renames"
-                f" ({by_instrument}); ask for the former in a call of their own, with listings for instrument_id"
-            )
 
 
 def as_table(decisions: Any) -> pa.Table:

@@ -118,8 +118,6 @@ def test_what_is_not_there_is_named_with_what_is_like_it(md: market_data.Client)
     ):
         with pytest.raises(ValueError, match=message):
             md.features(asked, names)
-    with pytest.raises(ValueError, match=r"bars_1d.listing_id: known by listing, while bars_1d.close follow"):
-        md.features(asked, ["bars_1d.close", "bars_1d.listing_id"])
     with pytest.raises(ValueError, match=r"there is no instrument_id UP in research.*; did you mean us_equities:UP"):
         md.features(decisions([("UP", "2024-02-01")]), ["bars_1d.close"])
     with pytest.raises(duckdb.Error, match=r"Did you mean .*bars_1d"):
@@ -452,6 +450,24 @@ CLASSICS |= {
         + AS_KNOWN.format("session_close + interval 24 hours"),
     ),
 }
+# The same by a table of the project's own, as a model's compiled query reads them.
+BEFORE = """
+    -- leakcheck: key = instrument_id, session_date; time = decided_at
+    with days as (
+        select *, session_close + interval 24 hours as decided_at from research.returns_1d
+    )
+    select instrument_id, session_date, decided_at, chained.previous_close
+    from days
+    inner join versioned.int_bars_1d__chained as chained using (instrument_id, session_date)
+    where days.known_from <= decided_at and (days.known_to is null or days.known_to > decided_at) and {known}
+"""
+CLASSICS["the bar before, of the chained table"] = (
+    BEFORE.format(known="chained.known_to is null"),
+    "versioned.int_bars_1d__chained",
+    BEFORE.format(
+        known="chained.known_from <= decided_at and (chained.known_to is null or chained.known_to > decided_at)"
+    ),
+)
 
 
 def check(world: tuple[Warehouse, list[Outcome]], sql: str) -> leakcheck.Report:
@@ -508,6 +524,24 @@ def test_leakcheck_from_the_command_line(world: tuple[Warehouse, list[Outcome]],
     assert (done.exit_code, first["inputs"], first["differs"]["gdp"]) == (1, ["research.macro_series"], [102.5, 103.0])
     done = mdp(warehouse, "leakcheck", "gdp_feature")
     assert done.exit_code == 1 and "did you mean gdp_features" in done.stderr
+
+
+def test_what_shows_only_the_present_is_named_as_not_cut(
+    world: tuple[Warehouse, list[Outcome]], tmp_path: Path
+) -> None:
+    sql = (
+        "select session_date, close, (select count(*) from observability.loads, canonical.quarantine) as n,"
+        " (select max(session_seq) from reference.sessions) as last from research.bars_1d_as_of($known_at)"
+    )
+    report = check(world, sql)
+    assert (report.leaks, report.not_cut) == ([], ("canonical.quarantine", "observability.loads"))
+    assert check(world, CLASSICS["a corrected bar"][2]).not_cut == ()
+    (tmp_path / "features.sql").write_text(sql)
+    done = mdp(world[0], "leakcheck", str(tmp_path / "features.sql"))
+    assert (done.exit_code, done.stdout.startswith("no leak found in what could be cut: ")) == (0, True), done.stderr
+    assert "not cut, for they show only the present: canonical.quarantine, observability.loads;" in done.stdout
+    done = mdp(world[0], "leakcheck", str(tmp_path / "features.sql"), "--json")
+    assert json.loads(done.stdout) == {"not_cut": ["canonical.quarantine", "observability.loads"]}
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from worlds.days import EXAMPLE, FIRST, MINUTE, SESSIONS, Known, World, cut_days, draw_days
+from worlds.days import EXAMPLE, FIRST, MEMBER_ENDS, MINUTE, SESSIONS, Known, World, cut_days, draw_days
 from worlds.reference import DAY, File
 from worlds.warehouse import DAILY, Warehouse, differences, read_sorted
 
+import market_data
 from market_data import client, leakcheck
 from market_data.build import build
 
@@ -252,6 +254,28 @@ def test_a_leak_through_a_name_is_found(days: Days) -> None:
     assert leakcheck.check(days.warehouse.settings, version, honest, known_at=[before]).leaks == []
 
 
+def test_a_leak_through_a_view_of_the_present_is_found(days: Days) -> None:
+    """That SHOP's first split is not applied is known once the second is there; the view says it of all days."""
+    sql = """
+        -- leakcheck: key = symbol, ex_date; time = had
+        select symbol, ex_date, reason, (ex_date + 2)::timestamp as had
+        from observability.actions_not_applied
+        semi join research.bars_1d using (symbol)
+    """
+    version = client.published_version(days.warehouse.settings)
+    between = dt.datetime(2022, 6, 25)
+    report = leakcheck.check(days.warehouse.settings, version, leakcheck.Query.read(sql), known_at=[between])
+    assert [(leak.row["symbol"], list(leak.differs)) for leak in report.leaks] == [("SHOP", ["reason"])]
+    assert report.leaks[0].inputs == ("versioned.int_bars_1d__chained",) and report.not_cut == ()
+
+
+def test_a_model_is_checked_by_its_own_inputs(days: Days) -> None:
+    settings = days.warehouse.settings
+    asked = leakcheck.Query.read(leakcheck.find(settings, "momentum_1d"), time="known_from")
+    report = leakcheck.check(settings, client.published_version(settings), asked, samples=1)
+    assert {"research.universe", "versioned.int_momentum_1d"} <= {*report.tables}
+
+
 def test_meta_is_one_series_across_its_tickers(days: Days) -> None:
     """The vendor dates the change to Saturday the 11th; it traded as META from the 9th."""
     after = (
@@ -265,6 +289,51 @@ def test_meta_is_one_series_across_its_tickers(days: Days) -> None:
         ("2022-06-13", "META", 1),
     ]
     assert days.ask(after.format("2022-06-11 03:59", "symbol = 'META'")) == [("2022-06-09", "META", None)]
+
+
+def test_looking_up_follows_an_instrument_through_renames(days: Days) -> None:
+    """Each decision gets what X_as_of says of its instrument then; the bars of a day alike from SQL and from Python."""
+    meta = days.world.renames[1].known_from
+    times = [meta + day * DAY + step for day in range(-6, 7) for step in (-1, 0, 12 * 3600 * 10**9)]
+    times += [rename.known_from + step for rename in days.world.renames for step in (-1, 0, MINUTE)]
+    asked = [(f"us_equities:{name}", time) for time in times for name in ("FB", "META", "OLD", "NEW")]
+    decisions = pa.table(
+        {
+            "instrument_id": [instrument for instrument, _ in asked],
+            "decision_time": pa.array([time for _, time in asked], pa.timestamp("ns")),
+        }
+    )
+    newest = (
+        "select {} from research.{}_as_of(make_timestamp_ns({})) where instrument_id = '{}' order by {} desc limit 1"
+    )
+    with market_data.connect(days.warehouse.settings) as md:
+
+        def looked_up(columns: list[str]) -> list[tuple[Any, ...]]:
+            table = md.features(decisions, columns).arrow
+            return list(zip(*(table[column].to_pylist() for column in columns), strict=True))
+
+        def as_known(table: str, columns: str, period: str) -> list[tuple[Any, ...]]:
+            rows = (
+                md._connection.execute(newest.format(columns, table, time, instrument, period)).fetchone()
+                for instrument, time in asked
+            )
+            return [row or (None,) * len(columns.split(",")) for row in rows]
+
+        daily = looked_up(["bars_1d.close", "bars_1d.symbol", "bars_1d.session_date"])
+        minutes = looked_up(["bars_1m.close", "bars_1m.listing_id", "bars_1m.bar_start"])
+        assert daily == as_known("bars_1d_adjusted", "close, symbol, session_date", "session_date")
+        assert minutes == as_known("bars_1m", "close, listing_id, bar_start", "bar_start")
+        # With a column that only the row by listing has, all are of that row.
+        columns = ["bars_1d.close", "bars_1d.listing_id", "bars_1d.last_trade_at"]
+        assert looked_up(columns) == as_known("bars_1d", "close, listing_id, last_trade_at", "session_date")
+        md._connection.register("given", decisions)
+        query = "select close, symbol, session_date from lake.research.point_in_time('given', 'bars_1d', {0}, null)"
+        assert md._connection.execute(query.format("interval '0 minutes'")).fetchall() == daily
+    found = {key: (day[1], minute[1]) for key, day, minute in zip(asked, daily, minutes, strict=True)}
+    assert found["us_equities:FB", meta - 1] == ("FB", "us_equities:FB")
+    assert found["us_equities:FB", meta + MINUTE] == ("META", "us_equities:META"), "it does not end with its first name"
+    assert found["us_equities:META", meta - 1] == ("META", "us_equities:META"), "nobody knew better"
+    assert found["us_equities:META", meta + MINUTE] == (None, None)
 
 
 def test_an_index_member_is_whom_its_ticker_means_as_known(days: Days) -> None:
@@ -311,8 +380,21 @@ def compare_with_cut(days: Days, time: int, root: Path) -> None:
 
 def test_no_look_ahead(days: Days, tmp_path: Path) -> None:
     """Of all that a warehouse knows, X_as_of(K) shows what one that knows no more shows."""
-    rename = days.world.renames[0]
-    compare_with_cut(days, rename.known_from + MINUTE, tmp_path)
+    time = days.world.renames[0].known_from + MINUTE
+    compare_with_cut(days, time, tmp_path)
+    # What became known later could have been seen: a member's end, and wider quotes.
+    end = "select valid_to from research.universe_as_of('{}') where universe = 'worlds' and symbol = 'PLAIN'"
+    spreads = (
+        "select quoted_spread_bps, effective_spread_bps from research.liquidity_1d_as_of('{}')"
+        " where symbol = 'META' and session_date = '2022-06-09'"
+    )
+    last = days.world.known_times()[-1] + DAY
+    assert (days.ask(end.format(iso(time))), days.ask(end.format(iso(last)))) == (
+        [(None,)],
+        [(SESSIONS[FIRST + MEMBER_ENDS].date,)],
+    )
+    (then,), (later,) = days.ask(spreads.format(iso(time))), days.ask(spreads.format(iso(last)))
+    assert later[0] == pytest.approx(3 * then[0], rel=1e-3) and None not in (then[1], later[1]) and later != then
 
 
 @pytest.mark.long

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from worlds.adversarial import COLUMNS, table
+from worlds.quotes import QUOTE_COLUMNS
 from worlds.reference import DAY, MINUTE, File, cell_end, new_york, utc
 from worlds.warehouse import REPOSITORY
 
@@ -62,13 +63,15 @@ class World:
     dividends: dict[tuple[str, dt.date], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
     vintages: dict[tuple[str, dt.date], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
     renames: list[Rename] = field(default_factory=list)
+    others: list[int] = field(default_factory=list)
+    """Times at which what has no formula here became known: a member's end, quotes."""
     files: list[File] = field(default_factory=list)
 
     def known_times(self) -> list[int]:
         """Every time at which something became known."""
         facts = (self.bars, self.splits, self.dividends, self.vintages)
         times = {known for kind in facts for versions in kind.values() for known, _ in versions}  # type: ignore[attr-defined]
-        return sorted(times | {rename.known_from for rename in self.renames})
+        return sorted(times | {rename.known_from for rename in self.renames} | {*self.others})
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ FIRST = next(number for number, session in enumerate(SESSIONS) if session.date >
 
 EXAMPLE = (46.99, 48.30, 24.96, 24.53)
 """The closes of the contract's example: two for one on the third day, a dividend of 0.08 on the fourth."""
+MEMBER_ENDS = 190
+"""The session on which PLAIN leaves the index."""
 
 
 TRADED = {"OLD": range(150), "NEW": range(150, 10_000), "LATE": range(140), "LATER": range(140, 10_000)}
@@ -142,9 +147,16 @@ def draw_days(seed: int, count: int) -> World:
     add_rename(world, days)
     add_meta(world, chance)
     add_late_rename(world, "LATE", "LATER", traded=days[140].date, dated=days[142].date + dt.timedelta(1))
+    add_quotes(world, days)
     add_vintages(world, days)
     # A file names its members by the tickers of the day on which it was made.
-    rows = [["ticker", "start_date", "end_date"], ["NEW", str(days[0].date), ""], ["PLAIN", str(days[9].date), ""]]
+    ends = days[MEMBER_ENDS].date
+    rows = [
+        ["ticker", "start_date", "end_date"],
+        ["NEW", str(days[0].date), ""],
+        ["PLAIN", str(days[9].date), str(ends)],
+    ]
+    world.others.append(new_york(ends))
     delivered = new_york(days[-1].date, days=30)
     world.files.append(File("index_membership", "worlds_ticker_start_end.csv", table(rows), delivered))
     return world
@@ -294,6 +306,25 @@ def add_late_rename(world: World, old: str, new: str, traded: dt.date, dated: dt
     world.renames.append(Rename(old, new, traded, new_york(dated)))
 
 
+def add_quotes(world: World, days: list[Session]) -> None:
+    """Two quotes a session around META's first trade; one session is delivered again, with wider ones, months later."""
+    again = new_york(days[195].date, hour=12, minute=15)
+    for ticker, date, spread, delivered in (
+        ("FB", dt.date(2022, 6, 8), 0.02, 0),
+        ("META", dt.date(2022, 6, 9), 0.02, 0),
+        ("META", dt.date(2022, 6, 9), 0.06, again),
+    ):
+        rows = []
+        for number, bid in enumerate((170.0, 180.0)):
+            at = new_york(date, hour=11, minute=50) + number * 20 * MINUTE
+            said = {"ticker": ticker, "bid_price": repr(bid), "ask_price": repr(bid + spread), "bid_size": "1"}
+            said |= {"ask_size": "1", "sip_timestamp": str(at), "participant_timestamp": str(at)}
+            rows.append([(said | {"sequence_number": str(number)}).get(column, "") for column in QUOTE_COLUMNS])
+        at = delivered or new_york(date, days=1, hour=10)
+        world.files.append(File("massive_quotes", f"massive_quotes_{date}.csv", table([QUOTE_COLUMNS, *rows]), at))
+    world.others.append(again)
+
+
 def add_vintages(world: World, days: list[Session]) -> None:
     observations = []
     for number, day in enumerate(range(5, len(days), 50)):
@@ -318,7 +349,7 @@ def cut_days(world: World, known_at: int) -> list[File]:
     kept = []
     for file in world.files:
         delivered = file.delivered_at or 0
-        if file.feed in ("massive_day_aggs", "massive_trades"):
+        if file.feed in ("massive_day_aggs", "massive_trades", "massive_quotes"):
             session = dt.date.fromisoformat(file.name.removesuffix(".csv")[-10:])
             # The first delivery of a session is known by the rule, any other when it came.
             is_first = delivered < new_york(session, days=1, hour=11)
@@ -328,6 +359,9 @@ def cut_days(world: World, known_at: int) -> list[File]:
         if file.feed == "index_membership":
             header, *members = csv.reader(file.body.decode().splitlines())
             members = [one for one in members if new_york(dt.date.fromisoformat(one[1])) <= known_at]
+            for one in members:
+                if one[2] and new_york(dt.date.fromisoformat(one[2])) > known_at:
+                    one[2] = ""
             kept.append(replace(file, body=table([header, *members])))
             continue
         document = json.loads(file.body)
