@@ -250,6 +250,14 @@ def meta(captures: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
         )
         for session in sessions
     ]
+    files += [delivered for days, price in ((1, "190.5"), (5, "190.25")) for delivered in quotes_and_bars(days, price)]
+    # Declared under the fund's name, and paid by the company that has the ticker on the ex-date.
+    dividends = [
+        {"ticker": "META", "cash_amount": 0.5, "currency": "USD", "declaration_date": declared, "ex_dividend_date": ex}
+        for declared, ex in (("2022-02-21", "2022-03-01"), ("2022-05-23", "2022-06-20"))
+    ]
+    body = json.dumps({"results": dividends}).encode()
+    files.append(File("massive_dividends", "massive_dividends_2022-07-01.json", body, midnight(dt.date(2022, 7, 1))))
     load_all(warehouse, files, list(range(len(files))))
     warehouse.build()
     for name, feed, delivered_at in (
@@ -258,6 +266,21 @@ def meta(captures: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     ):
         assert warehouse.load(captures / name, feed, delivered_at).status == "loaded"
     return warehouse
+
+
+def quotes_and_bars(days: int, price: str) -> list[File]:
+    """A quote and a bar of the first day under the new ticker, delivered so many days later."""
+    at = str(new_york(RENAMED, hour=10))
+    header = "ticker,ask_exchange,ask_price,ask_size,bid_exchange,bid_price,bid_size,conditions,indicators"
+    quote = ["META", "11", "191", "1", "11", price, "1", "", "", at, "1", at, "1", ""]
+    rest = "participant_timestamp,sequence_number,sip_timestamp,tape,trf_timestamp"
+    bar = ["META", "100", "190", price, "191", "189", str(new_york(RENAMED)), "1"]
+    said = {
+        "massive_quotes": [f"{header},{rest}".split(","), quote],
+        "massive_day_aggs": [["ticker", "volume", "open", "close", "high", "low", "window_start", "transactions"], bar],
+    }
+    delivered_at = new_york(RENAMED, days=days, hour=11)
+    return [File(feed, f"{feed}_{RENAMED}.csv", table(rows), delivered_at) for feed, rows in said.items()]
 
 
 def instruments(warehouse: Warehouse, known_at: str) -> list[str]:
@@ -294,11 +317,41 @@ def test_an_instrument_is_there_before_its_master_and_stays(meta: Warehouse) -> 
         ("us_equities:FB", "us_equities:FB", dt.date(2012, 5, 18), DATED, dt.datetime(2022, 6, 11, 4), None, 1),
         ("us_equities:META", "us_equities:FB", DATED, None, dt.datetime(2022, 6, 11, 4), None, 0),
     ]  # fmt: skip
+    # What no master names has no row among the instruments (docs/instruments.md): the fund, and who follows as FB.
+    assert meta.ask(
+        "select count(*), count(named.instrument_id) from canonical.trades_as_of('2022-07-01') as trades"
+        " left join canonical.instruments_as_of('2022-07-01') as named on trades.instrument_id = named.instrument_id"
+    ) == [(6, 4)]
     # The name has no date: it is known from the answer that gives it.
     named = "select symbol, name, composite_figi from canonical.instruments_as_of(?) where symbol != 'IBM'"
     assert meta.ask(named, "2022-06-11") == [("FB", None, "BBG000MM2P62")]
     assert meta.ask(named, "2022-06-12") == [("META", None, "BBG000MM2P62")]
     assert meta.ask(named, "2025-01-01") == [("META", "Meta Platforms, Inc. Class A Common Stock", "BBG000MM2P62")]
+
+
+@pytest.mark.parametrize(("name", "rows"), [("trades", 6), ("quotes", 1), ("bars", 1), ("corporate_actions", 2)])
+def test_as_of_shows_the_versions_known_and_whose_they_are(meta: Warehouse, name: str, rows: int) -> None:
+    meta.build()
+    for known_at in ("2022-06-09", "2022-06-10 15:00", "2022-06-14 15:00", "2022-07-01"):
+        known = (
+            f"from canonical.{name} where known_from <= timestamp '{known_at}'"
+            f" and (known_to is null or known_to > timestamp '{known_at}')"
+        )
+        expected = meta.ask(f"select * replace (null as known_to) {known} order by all")
+        found = meta.ask(f"select * exclude (instrument_id) from canonical.{name}_as_of('{known_at}') order by all")
+        assert found == expected, known_at
+    assert len(expected) == rows
+
+
+def test_quotes_bars_and_actions_are_of_the_instrument_of_their_own_day(meta: Warehouse) -> None:
+    meta.build()
+    for name in ("quotes", "bars"):
+        asked = f"select instrument_id from canonical.{name}_as_of(?)"
+        assert meta.ask(asked, "2022-06-11 03:59") == [("us_equities:META",)]
+        assert meta.ask(asked, "2022-06-11 04:00") == [("us_equities:FB",)]
+    assert meta.ask(
+        "select ex_date::varchar, instrument_id from canonical.corporate_actions_as_of('2022-07-01') order by 1"
+    ) == [("2022-03-01", "us_equities:META"), ("2022-06-20", "us_equities:FB")]
 
 
 def test_openfigi_names_a_listing_and_re_keys_nothing(meta: Warehouse, captures: Path) -> None:

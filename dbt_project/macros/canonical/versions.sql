@@ -102,17 +102,18 @@ all_records as (
 deliveries as (
     select *
     from (
-        select feed, scope, load_seq, load_id, schema_version, source, delivered_at
+        select
+            feed, scope, load_seq, load_id, schema_version, source, delivered_at, coalesce(load_scope = scope, false) as is_complete
         from all_records
-        where load_scope = scope
+        where scope is not null
         union
-        select * from named_deliveries
+        select *, true as is_complete from named_deliveries
         where (feed, scope) in (select (feed, scope) from all_records where scope is not null)
     )
     where feed in (select feed from {{ ref('feeds') }} where delivery_scope in ('day', 'full', 'key'))
 ),
 
--- A key that a later delivery of its scope lacks was deleted by it.
+-- A key that a later, complete delivery of its scope lacks was deleted by it.
 missing_keys as (
     select {{ keys }}, deliveries.*
     from (
@@ -123,7 +124,7 @@ missing_keys as (
     ) as present
     inner join deliveries using (feed, scope)
     anti join all_records as delivered using ({{ keys }}, load_id)
-    where deliveries.delivered_at > present.first_delivered_at
+    where is_complete and deliveries.delivered_at > present.first_delivered_at
 ),
 
 deletions as (
