@@ -16,7 +16,12 @@
             *,
             row_number() over () as asked_place,
             {{ asked_key }} as asked_key,
-            make_timestamp_ns(epoch_ns(decision_time::varchar::timestamp_ns) - epoch_ns(lag::interval)) as asked_as_of
+            case
+                when epoch_ns(lag::interval) >= 0
+                    then make_timestamp_ns(epoch_ns(decision_time::varchar::timestamp_ns) - epoch_ns(lag::interval))
+                when lag is null then error('lag is null: write interval ''0 minutes'' for what is known at the decision')
+                else error('lag ' || lag::varchar || ' is negative: a decision would see what became known after it')
+            end as asked_as_of
         from query_table(decisions)
     ),
 

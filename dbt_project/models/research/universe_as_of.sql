@@ -1,8 +1,13 @@
 {{ config(materialized='table_function', parameters='known_at') }}
 
--- An end that lies ahead was not known then.
+-- An end that lies ahead was not known then. A day of crypto is UTC's.
 select
     * replace ( -- noqa: AM04
-        case when {{ new_york_time('valid_to') }} <= known_at::varchar::timestamp_ns then valid_to end as valid_to
+        case
+            when
+                case asset_class when 'crypto' then valid_to::timestamp_ns else {{ new_york_time('valid_to') }} end
+                <= known_at::varchar::timestamp_ns
+                then valid_to
+        end as valid_to
     )
 from ({{ as_of(ref('universe')) }})
