@@ -345,12 +345,16 @@ def test_an_index_member_is_whom_its_ticker_means_as_known(days: Days) -> None:
     assert days.ask("select symbol from observability.unresolved_members") == [("PLAIN",)]
 
 
-def test_a_consumer_of_version_1_still_runs(days: Days) -> None:
-    one, two = (
-        days.ask(f"select instrument_id, session_date, return_simple, return_log, return_total from research.{name}")
-        for name in ("returns_1d_v1", "returns_1d")
-    )
-    assert sorted(one) == sorted(two)
+@pytest.mark.parametrize("as_of", ["", "_as_of('2022-09-01')"])
+def test_a_consumer_of_version_1_still_runs(days: Days, as_of: str) -> None:
+    asked = "select instrument_id, session_date, return_simple, return_log, return_total, known_to from research.{}{}"
+    one, two = (days.ask(asked.format(table, as_of) + " order by all") for table in ("returns_1d_v1", "returns_1d"))
+    assert one == two and len(one) > 1_000
+    columns = [name for name, *_ in days.ask(f"describe from research.returns_1d_v1{as_of}")]
+    assert columns == [
+        "instrument_id", "symbol", "venue", "currency", "session_date", "session_close", "return_simple", "return_log",
+        "return_total", "known_from", "known_to",
+    ]  # fmt: skip
 
 
 def test_features_are_the_tables_joined(days: Days) -> None:

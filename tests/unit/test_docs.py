@@ -156,9 +156,10 @@ def test_readme_leaves_no_public_table_out() -> None:
 
 
 def test_tables_with_macros_have_them() -> None:
-    for name in _models():
+    for name, model in _models().items():
         if name.startswith("research.") and not name.endswith(("_as_of", "point_in_time")):
-            assert f"{name}_as_of" in _models()
+            older = [f"{name}_v{of['v']}" for of in model.get("versions", []) if of["v"] != model["latest_version"]]
+            assert {f"{table}_as_of" for table in (name, *older)} <= set(_models())
 
 
 def test_the_clients_exposure_names_each_table_that_it_reads() -> None:

@@ -6,3 +6,8 @@
             then try_cast({{ text }} as bigint)
     end
 {%- endmacro %}
+
+{#- A number's first twelve digits, whatever its size: sums of doubles in another order have the same. -#}
+{% macro twelve_digits(number) -%}
+    format('{:.11e}', {{ number }})::double
+{%- endmacro %}

@@ -53,11 +53,11 @@ ranked as (
         asset_classes.asset_class,
         row_number() over (
             partition by asset_classes.asset_class, currency, candidates.session_date
-            order by round(adv_20, 2) desc, instrument_id asc
+            order by {{ twelve_digits('adv_20') }} desc, instrument_id asc
         ) as place
     from candidates
     inner join (select distinct venue, asset_class from {{ ref('feeds') }}) as asset_classes using (venue)
-    where adv_20 is not null
+    where adv_20 is not null and currency is not null
 ),
 
 chosen as (

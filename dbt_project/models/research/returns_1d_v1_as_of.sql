@@ -1,0 +1,3 @@
+{{ config(materialized='table_function', parameters='known_at') }}
+
+{{ as_of(ref('returns_1d', v=1)) }}

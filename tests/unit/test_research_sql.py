@@ -1,0 +1,151 @@
+"""Rules of research on rows that are made up: the project's own SQL, rendered as dbt renders it, and no lake.
+
+models/research/*.sql, macros/ ── rendered ──> SQL ──> asked, with made-up rows for what it reads
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import duckdb
+import jinja2
+import pytest
+from worlds.warehouse import REPOSITORY
+
+PROJECT = REPOSITORY / "dbt_project"
+MACROS = ("engine/time", "research/grid", "research/point_in_time", "research/bars")
+
+
+def rendered(text: str, **settings: str | int) -> str:
+    """SQL of the project, in which every model is the table `given`, and `settings` are dbt's variables."""
+    macros = [(PROJECT / "macros" / f"{name}.sql").read_text(encoding="utf-8") for name in MACROS]
+    template = jinja2.Environment(extensions=["jinja2.ext.do"]).from_string("\n".join([*macros, text]))
+    this = SimpleNamespace(database="memory", schema="main")
+    return template.render(ref=lambda name: "given", config=lambda **_: "", var=settings.__getitem__, this=this)
+
+
+def model(name: str) -> str:
+    return (PROJECT / "models" / "research" / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def made(name: str, parameters: str, rows: str) -> duckdb.DuckDBPyConnection:
+    """A database with a model's table macro, `asked`, and the rows that it reads."""
+    connection = duckdb.connect()
+    connection.execute(f"create table given as {rows}")
+    connection.execute(f"create macro asked({parameters}) as table {rendered(model(name))}")
+    return connection
+
+
+@pytest.mark.parametrize(
+    ("asset_class", "known_at", "members"),
+    [
+        ("crypto", "2024-01-31 23:59", ["old"]),
+        ("crypto", "2024-02-01 00:00", []),
+        ("crypto", "2024-02-01 00:15", ["new"]),
+        ("equity", "2024-02-01 04:59", ["new", "old"]),
+        ("equity", "2024-02-01 05:00", ["new"]),
+    ],
+)
+def test_a_universe_ends_with_its_markets_day(asset_class: str, known_at: str, members: list[str]) -> None:
+    """A month of crypto ends at 00:00 UTC; the next month's members are known a quarter of an hour later."""
+    connection = made(
+        "universe_as_of",
+        "known_at",
+        f"""
+        select '{asset_class}' as asset_class, null::timestamp_ns as known_to, *
+        from (values
+            ('old', date '2024-01-01', date '2024-02-01', timestamp_ns '2024-01-01 00:15'),
+            ('new', date '2024-02-01', date '2024-03-01', timestamp_ns '2024-02-01 00:15')
+        ) as members (instrument_id, valid_from, valid_to, known_from)
+        """,
+    )
+    asked = f"select instrument_id from asked('{known_at}') where valid_to is null order by all"
+    assert [name for (name,) in connection.execute(asked).fetchall()] == members
+
+
+ASKED = "with decisions as (select 'A' as instrument_id, '2024-01-10 12:00' as decision_time) select close from asked"
+
+
+@pytest.mark.parametrize(
+    ("lag", "close"), [("interval '0 minutes'", 2.0), ("interval '1 minute'", 2.0), ("'1 day'", 1.0)]
+)
+def test_a_lag_looks_back(lag: str, close: float) -> None:
+    rows = ask_days().execute(f"{ASKED}('decisions', 'given', {lag}, null)").fetchall()
+    assert rows == [(close,)]
+
+
+@pytest.mark.parametrize(
+    ("lag", "message"),
+    [
+        ("interval '-3 days'", "lag -3 days is negative: a decision would see what became known after it"),
+        ("'-1 microsecond'", "is negative"),
+        ("null", "lag is null: write interval '0 minutes'"),
+    ],
+)
+def test_a_lag_never_looks_ahead(lag: str, message: str) -> None:
+    with pytest.raises(duckdb.Error, match=message):
+        ask_days().execute(f"{ASKED}('decisions', 'given', {lag}, null)").fetchall()
+
+
+def ask_days() -> duckdb.DuckDBPyConnection:
+    """Closes of three sessions, each known on the next day."""
+    return made(
+        "point_in_time",
+        "decisions, features, lag, max_age",
+        """
+        select
+            'A' as instrument_id, day::date as session_date, day as session_close, close::double as close,
+            (day + interval 1 day)::timestamp_ns as known_from, null::timestamp_ns as known_to
+        from (values
+            (timestamp '2024-01-08', 1), (timestamp '2024-01-09', 2), (timestamp '2024-01-10', 3)
+        ) as days (day, close)
+        """,
+    )
+
+
+@pytest.mark.parametrize(
+    ("lag", "grid", "decision"),
+    [
+        ("15 minutes", 60, "2024-01-31 21:15:00"),
+        ("90 seconds", 60, "2024-01-31 21:02:00"),
+        ("90 seconds", 10, "2024-01-31 21:01:30"),
+        ("1 day", 60, "2024-02-01 21:00:00"),
+        ("7 minutes", 300, "2024-01-31 21:10:00"),
+    ],
+)
+def test_a_decision_is_made_after_the_lag_at_the_end_of_a_cell(lag: str, grid: int, decision: str) -> None:
+    connection = duckdb.connect()
+    connection.execute("""
+        create table given as
+        select 'XNYS' as calendar, date '2024-01-31' as session_date, 7::bigint as session_seq,
+            timestamp '2024-01-31 14:30' as open_at, timestamp '2024-01-31 21:00' as close_at
+    """)
+    sessions = rendered(model("inputs/int_sessions"), decision_lag=lag, knowledge_grid_seconds=grid)
+    asked = f"select decision_time::varchar from ({sessions}) where calendar = 'XNYS'"
+    assert connection.execute(asked).fetchall() == [(decision,)]
+
+
+# Sale conditions by the consolidated rules of CTA and UTP, in Massive's codes.
+VOLUME_ONLY = {"2", "7", "12", "13", "20", "21", "37", "52", "53"}
+NO_OPEN_OR_CLOSE = {"5", "10", "22", "29", "33"}
+NO_VOLUME = {"38"}
+NOTHING = {"15", "16"}
+EXTENDED_HOURS = {"12", "13"}
+
+
+def test_each_sale_condition_forbids_what_the_consolidated_rules_say() -> None:
+    connection = duckdb.connect()
+    connection.read_csv(str(PROJECT / "seeds" / "trade_conditions.csv"), dtype={"code": "varchar"}).create("given")
+    columns = ("no_open_close", "no_high_low", "no_volume", "no_open_close_outside", "no_high_low_outside")
+    rules = connection.execute(f"with {rendered('{{ trade_rules() }}')} select {', '.join(columns)} from conditions")
+    ((*forbidden,),) = rules.fetchall()
+    high_low = VOLUME_ONLY | NOTHING
+    open_close = high_low | NO_OPEN_OR_CLOSE
+    assert dict(zip(columns, map(set, forbidden), strict=True)) == {
+        "no_open_close": open_close,
+        "no_high_low": high_low,
+        "no_volume": NO_VOLUME | NOTHING,
+        "no_open_close_outside": open_close - EXTENDED_HOURS,
+        "no_high_low_outside": high_low - EXTENDED_HOURS,
+    }
+    assert connection.execute("select count(*), count(distinct code) from given").fetchall() == [(17, 17)]
