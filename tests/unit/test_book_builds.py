@@ -26,12 +26,12 @@ TABLES = """
     create table lake.versioned.int_book_updates__versioned (
         listing_id varchar, venue varchar, symbol varchar, book varchar, event_time timestamp_ns,
         levels struct(side varchar, price double, size double)[], update_id bigint, first_update_id bigint,
-        is_snapshot boolean,
-        known_from timestamp_ns, known_to timestamp_ns, feed varchar, schema_version varchar, load_id varchar,
-        source varchar,
-        source_partition integer, source_position bigint, message_id varchar, book_date date,
-        book_order bigint, is_deletion boolean, is_duplicate boolean, build_seq bigint
+        is_snapshot boolean, known_from timestamp_ns, known_to timestamp_ns, feed varchar, schema_version varchar,
+        load_id varchar, source varchar, source_partition integer, source_position bigint, message_id varchar,
+        book_date date, book_order bigint, is_deletion boolean, is_duplicate boolean, build_seq bigint
     );
+    create table lake.versioned.int_book_losses__versioned as
+    select * exclude (levels, update_id, first_update_id, is_snapshot) from lake.versioned.int_book_updates__versioned;
     create table scratch.staging.books_mark (mark bigint);
     create table scratch.staging.books_shown as select 'f' as feed, 20 as depth, {grid} as grid;
 """
@@ -55,16 +55,16 @@ class Lake:
         self.connection.execute("delete from scratch.staging.books_mark")
         self.connection.execute("insert into scratch.staging.books_mark values (?)", [self.step])
         self.step += 1
-        if gone:
+        for table, is_lost in (("int_book_updates__versioned", False), ("int_book_losses__versioned", True)):
             self.connection.execute(
-                "update lake.versioned.int_book_updates__versioned set is_duplicate = true, build_seq = ?"
-                " where list_contains(?, source_position)",
+                f"update lake.versioned.{table} set is_duplicate = true, build_seq = ?"
+                " where list_contains(?::bigint[], source_position)",
                 [self.step, [message.position for message in gone]],
             )
-        rows = pa.Table.from_pylist([self._row(book, message) for book, message in come])
-        if rows.num_rows:
-            self.connection.register("rows", rows)
-            self.connection.execute("insert into lake.versioned.int_book_updates__versioned by name from rows")
+            rows = [self._row(book, message) for book, message in come if message.is_lost == is_lost]
+            if rows:
+                self.connection.register("rows", pa.Table.from_pylist(rows))
+                self.connection.execute(f"insert into lake.versioned.{table} by name from rows")
         made = book_builds.rebuild(self.connection)
         self.connection.register("made", made)
         for part, name in PARTS.items():
@@ -79,15 +79,18 @@ class Lake:
     def _row(self, book: int, message: Message) -> dict[str, Any]:
         numbered = message.last_id is not None
         order = 2 * (message.last_id or 0) + message.is_snapshot if numbered else message.received
-        return {
-            "listing_id": f"v:{book}", "venue": "v", "symbol": str(book), "book": "full", "feed": "f",
-            "event_time": pa.scalar(message.event_time, pa.timestamp("ns")).as_py(),
+        told = {} if message.is_lost else {
             "update_id": message.last_id, "first_update_id": message.first_id, "is_snapshot": message.is_snapshot,
+            "levels": [{"side": side, "price": price, "size": size} for side, price, size in message.levels],
+        }  # fmt: skip
+        return told | {
+            "listing_id": f"v:{book}" if message.is_named else "v:", "venue": "v", "symbol": str(book),
+            "book": "full", "feed": "f",
+            "event_time": pa.scalar(message.event_time, pa.timestamp("ns")).as_py(),
             "known_from": pa.scalar(message.known, pa.timestamp("ns")).as_py(), "source": "s",
             "source_position": message.position, "message_id": str(message.position), "book_order": order,
             "book_date": pa.scalar(message.date, pa.timestamp("ns")).as_py().date(), "is_deletion": False,
             "is_duplicate": False, "build_seq": self.step, "load_id": "l",
-            "levels": [{"side": side, "price": price, "size": size} for side, price, size in message.levels],
         }  # fmt: skip
 
     def kept(self) -> list[list[tuple[Any, ...]]]:
@@ -123,10 +126,12 @@ def run_of_builds(books: list[tuple[int, Message]], grid: int, data: st.DataObje
     lake.build(there)
     found, made = kept.kept(), lake.kept()
     assert found == made
-    points = sum(
-        len(rebuild(sorted((m for b, m in there if b == book), key=lambda m: m.place), grid, 20)[0]) for book in (0, 1)
-    )
-    assert len(made[0]) == points
+    points, breaks = 0, 0
+    for number in (0, 1):
+        of_book = [message for book, message in there if book == number or not message.is_named]
+        for parts in [rebuild(sorted(of_book, key=lambda message: message.place), grid, 20)]:
+            points, breaks = points + len(parts[0]), breaks + len(parts[1])
+    assert (len(made[0]), len(made[1])) == (points, breaks)
 
 
 @pytest.mark.parametrize("grid", [0, SECOND])
