@@ -12,7 +12,8 @@
 A book is a listing and one of its books (`full`, or the venue's own `depth5`); its date and place among its messages
 are `book_date` and `book_order` of int_book_updates__versioned and int_book_losses__versioned. A loss counts from a
 book's first snapshot on, or where its date has messages of the book: a book of which nobody has read anything is none.
-Nothing here depends on how records were cut into loads.
+A book's first snapshot of all goes on with the updates of the date before that it does not hold. Nothing here depends
+on how records were cut into loads.
 """
 
 from __future__ import annotations
@@ -91,6 +92,8 @@ class _Work:
     number: int
     state: State
     after: int = -1
+    replays: bool = False
+    """No date before has a snapshot: the first goes on with what the date before could not apply."""
     stored: State | None = None
     touched: int | None = None
 
@@ -107,7 +110,7 @@ def rebuild(connection: duckdb.DuckDBPyConnection) -> pa.Table:
         for date in book.changed:
             todo.setdefault(date, set()).add(number)
     carried: dict[int, tuple[dt.date | None, State]] = {}  # of each book: its state at the end of the last date done
-    is_carried: set[int] = set()  # whose state at that date's end is another one than before
+    is_carried: set[int] = set()  # whose next date is to be made anew: the state at that date's end is another one
     while todo:
         date = min(todo)
         numbers = sorted(todo.pop(date))
@@ -117,12 +120,16 @@ def rebuild(connection: duckdb.DuckDBPyConnection) -> pa.Table:
             number = item.number
             is_there = item.state.order >= 0 and item.state is not NEVER_SEEN
             carried[number] = (date, item.state)
-            if is_there or item.stored:
-                is_carried.add(number)
-            if item.state.equals(item.stored):
-                is_carried.discard(number)
             dates = {*kept.get(number, ()), *books[number].changed, *lost.get(number, ())}
             later = [day for day in dates if day > date]
+            # Where a book has no snapshot yet, the next date's may go on with what has changed here.
+            is_replayed = (
+                not item.state.has_snapshot and date in books[number].changed and date + dt.timedelta(days=1) in dates
+            )
+            if is_there or item.stored:
+                is_carried.add(number)
+            if item.state.equals(item.stored) and not is_replayed:
+                is_carried.discard(number)
             if later and number in is_carried:
                 todo.setdefault(min(later), set()).add(number)
     return pa.concat_tables(out)
@@ -228,7 +235,8 @@ def _prepare(
         before = states.get(last, {}).get(number) if last else None
         if before is None:
             before = carried.get(number, (None, NEVER_SEEN))[1]
-        item = _Work(number, replace(before, order=-1, time=0), stored=states.get(date, {}).get(number))
+        state, stored = replace(before, order=-1, time=0), states.get(date, {}).get(number)
+        item = _Work(number, state, replays=not before.has_snapshot, stored=stored)
         if number not in is_carried:
             item.touched = books[number].changed[date]
             if item.stored is not None and item.touched > item.stored.order:
@@ -334,6 +342,8 @@ def _read(
     connection: duckdb.DuckDBPyConnection, books: list[Book], work: list[_Work], date: dt.date
 ) -> Iterator[pa.Table]:
     """The level changes to apply, in the venue's order, in tables of whole messages."""
+    replays = _first_snapshots(connection, books, [item for item in work if item.replays], date)
+    dates = [date, date - dt.timedelta(days=1)] if replays else [date]
     _register(
         connection,
         "books_asked",
@@ -341,6 +351,7 @@ def _read(
         [item.number for item in work],
         after=pa.array([item.after for item in work], pa.int64()),
         is_begun=pa.array([item.state.has_snapshot or item.after >= 0 for item in work]),
+        first_snapshot=pa.array([replays.get(item.number) for item in work], pa.int64()),
     )
     reader = connection.execute(
         f"""
@@ -353,12 +364,14 @@ def _read(
                 case when len(levels) > 0 then levels else [null] end as levels, {", ".join(LINEAGE)}
             from {MESSAGES}
             inner join books_asked using (listing_id, book)
-            where book_date = $date and book_order > after and (
-                not is_lost or is_begun or number in (
-                    select number from {UPDATES} inner join books_asked using (listing_id, book)
-                    where book_date = $date and {CURRENT}
+            where book_date in ({", ".join(f"date '{day}'" for day in dates)}) and book_order > after
+                and (book_date = $date or book_order > first_snapshot)
+                and (
+                    not is_lost or is_begun or number in (
+                        select number from {UPDATES} inner join books_asked using (listing_id, book)
+                        where book_date = $date and {CURRENT}
+                    )
                 )
-            )
         ),
         levels as (
             select * exclude (levels), unnest(levels) as level, generate_subscripts(levels, 1) as place
@@ -386,6 +399,22 @@ def _read(
     if rest is not None and rest.num_rows:
         yield rest
     connection.unregister("books_asked")
+
+
+def _first_snapshots(
+    connection: duckdb.DuckDBPyConnection, books: list[Book], work: list[_Work], date: dt.date
+) -> dict[int, int]:
+    """The place of each book's first snapshot of a date, where its messages are numbered."""
+    if not work:
+        return {}
+    _register(connection, "books_asked", books, [item.number for item in work])
+    rows = connection.execute(
+        f"select number, min(book_order) from {UPDATES} inner join books_asked using (listing_id, book)"
+        f" where book_date = ? and is_snapshot and update_id is not null and {CURRENT} group by number",
+        [date],
+    ).fetchall()
+    connection.unregister("books_asked")
+    return dict(rows)
 
 
 def _shown(table: pa.Table, shown: Shown, books: list[Book], date: dt.date) -> pa.Table:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds.books import SECOND, Message, current, messages_of, rebuild
+from worlds.books import MIDNIGHT, SECOND, Message, current, messages_of, rebuild
 
 from market_data import book_builds
 
@@ -149,6 +149,35 @@ def test_builds_in_any_order_keep_what_one_would_make(
 @given(two_books(), st.data())
 def test_many_more_builds(grid: int, books: list[tuple[int, Message]], data: st.DataObject) -> None:
     run_of_builds(books, grid, data)
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_the_first_snapshot_after_midnight_goes_on_with_what_came_before_it(is_late: bool) -> None:
+    """Deltas of the date before belong behind it, whichever comes first: there is no gap."""
+
+    def delta(number: int, time: int) -> Message:
+        return Message(False, time, time, (("bid", 98.0, float(number)),), number, number, position=number)
+
+    levels = (("bid", 99.0, 1.0), ("ask", 101.0, 1.0))
+    deltas = [
+        delta(number, MIDNIGHT + at * 1_000_000)
+        for number, at in ((99, -2_000), (100, -1_000), (101, -2), (102, -1), (103, 2_000))
+    ]
+    snapshot = Message(True, MIDNIGHT + SECOND // 2, MIDNIGHT + SECOND // 2, levels, 100, position=1)
+    late = deltas[2] if is_late else snapshot
+    lake = Lake(SECOND)
+    lake.build([(0, message) for message in [snapshot, *deltas] if message != late])
+    lake.build([(0, late)])
+    shown = lake.connection.execute(
+        "select book_date::varchar, update_id, is_valid, bid_sizes from lake.versioned.shown order by event_time"
+    ).fetchall()
+    assert shown == [
+        ("2024-03-04", None, False, []),
+        ("2024-03-04", None, False, []),
+        ("2024-03-05", 102, True, [1.0, 102.0]),
+        ("2024-03-05", 103, True, [1.0, 103.0]),
+    ]
+    assert lake.kept()[1] == []
 
 
 def test_tables_of_a_million_rows_are_cut_between_messages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds.books import DAY, SECOND, Message, current, messages_of, rebuild
+from worlds.books import DAY, SECOND, Message, current, messages_of, rebuild, with_replays
 
 from market_data.books import NO_ID, Breaks, Rows, Shape, Shown, State, apply
 
@@ -67,8 +67,9 @@ def expected(books: Sequence[Sequence[Message]], grid: int, depth: int) -> Found
 
 
 def by_date(books: Sequence[Sequence[Message]]) -> list[list[tuple[int, Message]]]:
-    dates = sorted({message.date for messages in books for message in messages})
-    return [[(book, m) for book, messages in enumerate(books) for m in messages if m.date == date] for date in dates]
+    numbered = [(book, message) for book, messages in enumerate(books) for message in with_replays(messages)]
+    dates = sorted({message.date for _, message in numbered})
+    return [[(book, message) for book, message in numbered if message.date == date] for date in dates]
 
 
 def without_early_losses(messages: list[Message]) -> list[Message]:

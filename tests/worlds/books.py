@@ -12,7 +12,7 @@ import datetime as dt
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -107,6 +107,19 @@ def current(copies: Iterable[Message]) -> list[Message]:
     return sorted(messages, key=lambda one: one.place)
 
 
+def with_replays(messages: Sequence[Message]) -> list[Message]:
+    """A book's first snapshot goes on with what the date before it could not apply, from the start of its own date."""
+    first = next((message for message in messages if message.is_snapshot), None)
+    if first is None or first.last_id is None:
+        return list(messages)
+    again = [
+        replace(message, event_time=first.date)
+        for message in messages
+        if message.date == first.date - DAY and (message.last_id or 0) > first.last_id
+    ]
+    return sorted([*messages, *again], key=lambda message: message.place)
+
+
 @dataclass
 class _Book:
     bids: dict[float, float] = field(default_factory=dict)
@@ -126,7 +139,7 @@ def rebuild(messages: Sequence[Message], grid: int, depth: int) -> tuple[list[Po
     breaks: list[Broken] = []
     date = time = 0
     read = {message.date for message in messages if not message.is_lost}
-    for message in messages:
+    for message in with_replays(messages):
         if message.is_lost and not book.is_there and message.date not in read:
             continue
         if message.date != date:
