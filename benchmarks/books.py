@@ -61,6 +61,7 @@ def rows_of(updates: int, levels: int, seed: int = 1) -> pa.Table:
         "update_id": update_id,
         "first_update_id": np.where(update_id == 0, NO_ID, update_id),
         "is_snapshot": update_id == 0,
+        "is_lost": np.zeros(len(order), bool),
         "event_time": START + update_id * SECOND // 10,
         "known_from": START + update_id * SECOND // 10,
     }

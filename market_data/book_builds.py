@@ -1,6 +1,6 @@
 """Which books a build rebuilds, from where, and until when: the dbt model int_book_rebuilt.
 
-    level changes that this build wrote ──> per book: first date and place that changed
+    messages, lost or not, that this build wrote ──> per book: first date and place that changed
                                                   │
     states kept at each date's end ──> start: the state itself, where all that is new comes after it;
                                        else the last snapshot before the change; else the date before
@@ -10,8 +10,10 @@
                        until the state at a date's end is what it was ──> the dates after it stand
 
 A book is a listing and one of its books (`full`, or the venue's own `depth5`); its date and place among its messages
-are `book_date` and `book_order` of int_book_updates__versioned. Nothing here depends on how records were cut into
-loads.
+are `book_date` and `book_order` of int_book_updates__versioned and int_book_losses__versioned. A loss counts from a
+book's first snapshot on, or where its date has messages of the book: a book of which nobody has read anything is none.
+A book's first snapshot of all goes on with the updates of the date before that it does not hold. Nothing here depends
+on how records were cut into loads.
 """
 
 from __future__ import annotations
@@ -30,12 +32,20 @@ from market_data.books import NEVER_SEEN, NO_ID, Breaks, Rows, Shape, Shown, Sta
 ROWS_AT_ONCE = 1_000_000
 DAY = 86_400_000_000_000
 UPDATES = "lake.versioned.int_book_updates__versioned"
+LOSSES = "lake.versioned.int_book_losses__versioned"
 STATES = "lake.versioned.int_book_states"
 CURRENT = "known_to is null and not is_duplicate and not is_deletion"
 
 LEVELS = ("bid_prices", "bid_sizes", "ask_prices", "ask_sizes")
 LINEAGE = ("feed", "schema_version", "load_id", "source", "source_partition", "source_position")
 PRICES = pa.list_(pa.float64())
+_OF_ALL = f"listing_id, book, book_date, book_order, message_id, event_time, known_from, {', '.join(LINEAGE)}"
+MESSAGES = f"""(
+    select {_OF_ALL}, update_id, first_update_id, is_snapshot, false as is_lost, levels from {UPDATES} where {CURRENT}
+    union all
+    select {_OF_ALL}, null, null, false, true, [] from {LOSSES} where {CURRENT}
+)"""
+"""What counts now: messages, and those lost, of which nothing is known but when they came."""
 SCHEMA = pa.schema(
     [
         ("part", pa.string()),
@@ -82,6 +92,8 @@ class _Work:
     number: int
     state: State
     after: int = -1
+    replays: bool = False
+    """No date before has a snapshot: the first goes on with what the date before could not apply."""
     stored: State | None = None
     touched: int | None = None
 
@@ -92,12 +104,13 @@ def rebuild(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     books = _changed_books(connection, mark)
     out: list[pa.Table] = [SCHEMA.empty_table()]
     kept = {} if everything else _dates_kept(connection, books)
+    lost = _dates_of_losses(connection, books)
     todo: dict[dt.date, set[int]] = {}
     for number, book in enumerate(books):
         for date in book.changed:
             todo.setdefault(date, set()).add(number)
     carried: dict[int, tuple[dt.date | None, State]] = {}  # of each book: its state at the end of the last date done
-    is_carried: set[int] = set()  # whose state at that date's end is another one than before
+    is_carried: set[int] = set()  # whose next date is to be made anew: the state at that date's end is another one
     while todo:
         date = min(todo)
         numbers = sorted(todo.pop(date))
@@ -107,34 +120,52 @@ def rebuild(connection: duckdb.DuckDBPyConnection) -> pa.Table:
             number = item.number
             is_there = item.state.order >= 0 and item.state is not NEVER_SEEN
             carried[number] = (date, item.state)
-            if item.state.equals(item.stored) or not (is_there or item.stored):
+            dates = {*kept.get(number, ()), *books[number].changed, *lost.get(number, ())}
+            later = [day for day in dates if day > date]
+            # Where a book has no snapshot yet, the next date's may go on with what has changed here.
+            is_replayed = (
+                not item.state.has_snapshot and date in books[number].changed and date + dt.timedelta(days=1) in dates
+            )
+            if is_there or item.stored:
+                is_carried.add(number)
+            if item.state.equals(item.stored) and not is_replayed:
                 is_carried.discard(number)
-                continue
-            is_carried.add(number)
-            later = [day for day in {*kept.get(number, ()), *books[number].changed} if day > date]
-            if later:
+            if later and number in is_carried:
                 todo.setdefault(min(later), set()).add(number)
     return pa.concat_tables(out)
 
 
 def _changed_books(connection: duckdb.DuckDBPyConnection, mark: int) -> list[Book]:
+    is_kept = mark > 0 and _is_there(connection)
     found = connection.execute(
         f"""
+        with changed as (
+            select listing_id, book, venue, symbol, feed, book_date, book_order from {UPDATES} where build_seq > $mark
+        ),
+        known as (
+            select listing_id, book, venue, symbol from changed
+            union
+            select listing_id, book, venue, symbol from {STATES if is_kept else "changed"}
+        ),
+        lost as (
+            select known.* exclude (named), feed, book_date, book_order
+            from {LOSSES} as losses
+            inner join (select *, unnest([listing_id, venue || ':']) as named from known) as known
+                on losses.listing_id = known.named and losses.book = known.book
+            where build_seq > $mark
+        )
         select listing_id, book, venue, symbol, depth, grid, list(book_date), list(first_order)
         from (
             select listing_id, book, any_value(venue) as venue, any_value(symbol) as symbol, any_value(feed) as feed,
                 book_date, min(book_order) as first_order
-            from {UPDATES}
-            where build_seq > ?
+            from (from changed union all by name from lost)
             group by listing_id, book, book_date
         )
-        inner join (
-            select feed, depth, grid from scratch.staging.books_shown
-        ) using (feed)
+        inner join scratch.staging.books_shown using (feed)
         group by all
         order by listing_id, book
         """,
-        [mark],
+        {"mark": mark},
     ).fetchall()
     return [
         Book(listing, book, venue, symbol, Shape(_depth(book, depth), grid), dict(zip(dates, orders, strict=True)))
@@ -155,6 +186,17 @@ def _dates_kept(connection: duckdb.DuckDBPyConnection, books: list[Book]) -> dic
     rows = connection.execute(
         f"select number, list(book_date order by book_date) from {STATES}"
         " inner join books_asked using (listing_id, book) group by number"
+    ).fetchall()
+    connection.unregister("books_asked")
+    return dict(rows)
+
+
+def _dates_of_losses(connection: duckdb.DuckDBPyConnection, books: list[Book]) -> dict[int, list[dt.date]]:
+    """The dates on which messages were lost that were, or may have been, a book's."""
+    _register(connection, "books_asked", books, list(range(len(books))))
+    rows = connection.execute(
+        f"select number, list(distinct book_date) from {LOSSES} inner join books_asked using (listing_id, book)"
+        f" where {CURRENT} group by number"
     ).fetchall()
     connection.unregister("books_asked")
     return dict(rows)
@@ -193,7 +235,8 @@ def _prepare(
         before = states.get(last, {}).get(number) if last else None
         if before is None:
             before = carried.get(number, (None, NEVER_SEEN))[1]
-        item = _Work(number, replace(before, order=-1, time=0), stored=states.get(date, {}).get(number))
+        state, stored = replace(before, order=-1, time=0), states.get(date, {}).get(number)
+        item = _Work(number, state, replays=not before.has_snapshot, stored=stored)
         if number not in is_carried:
             item.touched = books[number].changed[date]
             if item.stored is not None and item.touched > item.stored.order:
@@ -224,9 +267,9 @@ def _start_at_snapshots(
                 number, book_order, bool_and(is_snapshot) as is_snapshot, count(distinct message_id) as messages,
                 max({_time(date)}) as time,
                 max(coalesce(v.update_id, asked.update_id)) >= max(asked.update_id) as applied
-            from {UPDATES} as v
+            from {MESSAGES} as v
             inner join books_asked as asked using (listing_id, book)
-            where book_date = ? and book_order < touched and {CURRENT}
+            where book_date = ? and book_order < touched
             group by number, book_order
         ),
         starts as (
@@ -299,12 +342,16 @@ def _read(
     connection: duckdb.DuckDBPyConnection, books: list[Book], work: list[_Work], date: dt.date
 ) -> Iterator[pa.Table]:
     """The level changes to apply, in the venue's order, in tables of whole messages."""
+    replays = _first_snapshots(connection, books, [item for item in work if item.replays], date)
+    dates = [date, date - dt.timedelta(days=1)] if replays else [date]
     _register(
         connection,
         "books_asked",
         books,
         [item.number for item in work],
         after=pa.array([item.after for item in work], pa.int64()),
+        is_begun=pa.array([item.state.has_snapshot or item.after >= 0 for item in work]),
+        first_snapshot=pa.array([replays.get(item.number) for item in work], pa.int64()),
     )
     reader = connection.execute(
         f"""
@@ -313,11 +360,18 @@ def _read(
                 number as book, book_order as "order",
                 hash(source, source_partition, source_position) as record,
                 coalesce(update_id, {NO_ID}) as update_id, coalesce(first_update_id, {NO_ID}) as first_update_id,
-                is_snapshot, {_time(date)} as event_time, epoch_ns(known_from) as known_from,
+                is_snapshot, is_lost, {_time(date)} as event_time, epoch_ns(known_from) as known_from,
                 case when len(levels) > 0 then levels else [null] end as levels, {", ".join(LINEAGE)}
-            from {UPDATES}
+            from {MESSAGES}
             inner join books_asked using (listing_id, book)
-            where book_date = ? and book_order > after and {CURRENT}
+            where book_date in ({", ".join(f"date '{day}'" for day in dates)}) and book_order > after
+                and (book_date = $date or book_order > first_snapshot)
+                and (
+                    not is_lost or is_begun or number in (
+                        select number from {UPDATES} inner join books_asked using (listing_id, book)
+                        where book_date = $date and {CURRENT}
+                    )
+                )
         ),
         levels as (
             select * exclude (levels), unnest(levels) as level, generate_subscripts(levels, 1) as place
@@ -329,7 +383,7 @@ def _read(
         from levels
         order by book, "order", source, source_partition, source_position, place
         """,
-        [date],
+        {"date": date},
     ).to_arrow_reader(ROWS_AT_ONCE)
     rest: pa.Table | None = None
     for batch in reader:
@@ -345,6 +399,22 @@ def _read(
     if rest is not None and rest.num_rows:
         yield rest
     connection.unregister("books_asked")
+
+
+def _first_snapshots(
+    connection: duckdb.DuckDBPyConnection, books: list[Book], work: list[_Work], date: dt.date
+) -> dict[int, int]:
+    """The place of each book's first snapshot of a date, where its messages are numbered."""
+    if not work:
+        return {}
+    _register(connection, "books_asked", books, [item.number for item in work])
+    rows = connection.execute(
+        f"select number, min(book_order) from {UPDATES} inner join books_asked using (listing_id, book)"
+        f" where book_date = ? and is_snapshot and update_id is not null and {CURRENT} group by number",
+        [date],
+    ).fetchall()
+    connection.unregister("books_asked")
+    return dict(rows)
 
 
 def _shown(table: pa.Table, shown: Shown, books: list[Book], date: dt.date) -> pa.Table:
@@ -368,7 +438,7 @@ def _shown(table: pa.Table, shown: Shown, books: list[Book], date: dt.date) -> p
 def _broken(table: pa.Table, breaks: Breaks, books: list[Book], date: dt.date) -> pa.Table:
     of = table.take(pa.array(breaks.row))
     prices = {
-        name: pa.array(values, mask=breaks.is_gap | np.isnan(values))
+        name: pa.array(values, mask=(breaks.reason != "crossed") | np.isnan(values))
         for name, values in (("bid_price", breaks.bid_price), ("ask_price", breaks.ask_price))
     }
     return _with_lineage(
@@ -379,7 +449,7 @@ def _broken(table: pa.Table, breaks: Breaks, books: list[Book], date: dt.date) -
         event_time=pa.array(breaks.event_time).cast(pa.timestamp("ns")),
         known_from=pa.array(breaks.known_from).cast(pa.timestamp("ns")),
         update_id=_ids(_array(of["update_id"])),
-        reason=pa.array(np.where(breaks.is_gap, "gap", "crossed").tolist(), pa.string()),
+        reason=pa.array(breaks.reason.tolist(), pa.string()),
         expected_update_id=_ids(breaks.expected_update_id),
         first_update_id=_ids(_array(of["first_update_id"])),
         **prices,
@@ -466,12 +536,18 @@ def _states(
 def _register(
     connection: duckdb.DuckDBPyConnection, name: str, books: list[Book], numbers: list[int], **columns: pa.Array
 ) -> None:
-    table = {
-        "number": pa.array(numbers, pa.int64()),
-        "listing_id": pa.array([books[number].listing_id for number in numbers], pa.string()),
-        "book": pa.array([books[number].book for number in numbers], pa.string()),
-    }
-    connection.register(name, pa.table(table | columns))
+    """Books to ask for. A loss is found by its book, or by the venue alone where it may have been any book's."""
+    chosen = [books[number] for number in numbers]
+    found = pa.table(
+        {
+            "number": pa.array(numbers, pa.int64()),
+            "listing_id": pa.array([book.listing_id for book in chosen], pa.string()),
+            "book": pa.array([book.book for book in chosen], pa.string()),
+            **columns,
+        }
+    )
+    venues = pa.array([f"{book.venue}:" for book in chosen], pa.string())
+    connection.register(name, pa.concat_tables([found, found.set_column(1, "listing_id", venues)]))
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:

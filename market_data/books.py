@@ -25,6 +25,7 @@ import pyarrow as pa
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Strings = npt.NDArray[np.str_]
 
 NO_ID = -1
 """Stands for the update id of a venue that numbers nothing, and of a book before its first snapshot."""
@@ -87,6 +88,8 @@ class Rows:
     update_id: Ints
     first_update_id: Ints
     is_snapshot: Bools
+    is_lost: Bools
+    """Nobody can read what the message changed."""
     event_time: Ints
     known_from: Ints
     is_ask: Bools
@@ -125,7 +128,8 @@ class Breaks(NamedTuple):
     row: Ints
     event_time: Ints
     known_from: Ints
-    is_gap: Bools
+    reason: Strings
+    """gap, unreadable or crossed."""
     expected_update_id: Ints
     bid_price: Floats
     ask_price: Floats
@@ -188,6 +192,7 @@ def apply(
     expected = last_id + 1
     is_gap = applies & ~messages.is_snapshot & is_numbered
     is_gap &= np.where(is_fresh, first_id > expected, first_id != expected)
+    is_lost = applies & rows.is_lost[messages.first_row]
 
     # By the prices.
     levels, prices = _lifetimes(rows, messages, applies, before, span, span_end, is_carried)
@@ -203,8 +208,9 @@ def apply(
     becomes_crossed = is_crossed & ~was_crossed
 
     broken_before = is_carried & ~np.array([state.is_valid for state in before])[of_span]
-    breaks = np.cumsum(is_gap | is_crossed)
-    at_start = breaks[span_start] - (is_gap | is_crossed)[span_start]
+    is_broken = is_gap | is_lost | is_crossed
+    breaks = np.cumsum(is_broken)
+    at_start = breaks[span_start] - is_broken[span_start]
     is_valid = has_snapshot & (breaks == at_start[span]) & ~broken_before[span]
 
     # By the clocks. What is dropped changes nothing that anybody could know.
@@ -236,14 +242,15 @@ def apply(
         asks,
     )
 
-    broke = np.concatenate([np.flatnonzero(is_gap), np.flatnonzero(becomes_crossed)])
-    of_gap = np.arange(len(broke)) < np.count_nonzero(is_gap)
+    causes = {"gap": is_gap, "unreadable": is_lost, "crossed": becomes_crossed}
+    broke = np.concatenate([np.flatnonzero(cause) for cause in causes.values()])
+    reason = np.repeat(list(causes), [np.count_nonzero(cause) for cause in causes.values()])
     at_breaks = Breaks(
         messages.first_row[broke],
         time[broke],
         np.maximum(known[broke], time[broke]),
-        of_gap,
-        np.where(of_gap, expected[broke], NO_ID),
+        reason,
+        np.where(reason == "gap", expected[broke], NO_ID),
         _price_at(prices, best_bid[broke]),
         _price_at(prices, best_ask[broke]),
     )

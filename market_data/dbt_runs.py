@@ -126,11 +126,12 @@ class Project:
     ) -> Affected:
         """What new records of these feeds change: their staging models, all tables downstream, and the tests of those.
 
-        Views and functions are left out, and their tests are not. `staged`: the kinds of usable records that staging
-        models were found to hold; these have run (`sorting`) and are left out, and a model that reads none of these
-        kinds from them is not reached by them. `leave`: the models that may lag by so many seconds or more
-        (meta.may_lag), and what they feed, are left out too; they are not passed over, but stay behind. With `catch_up`
-        the other ones that may lag are reached by whatever kind: what they have missed is not staged any more.
+        Views and functions are left out, and their tests are not. `staged`: the kinds of records that staging models
+        were found to hold, `quarantined` among them; these have run (`sorting`) and are left out, and a model that
+        reads none of these kinds from them is not reached by them. `leave`: the models that may lag by so many seconds
+        or more (meta.may_lag), and what they feed, are left out too; they are not passed over, but stay behind. With
+        `catch_up` the other ones that may lag are reached by whatever kind: what they have missed is not staged any
+        more.
         """
         nodes = self.manifest.nodes
         children: dict[str, list[str]] = {}

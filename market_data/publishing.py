@@ -208,14 +208,15 @@ def has_staged(settings: Settings) -> bool:
 def staged_kinds(
     connection: duckdb.DuckDBPyConnection, settings: Settings, models: Sequence[str]
 ) -> dict[str, set[str]]:
-    """The kinds of usable records that staging models hold, which dbt has just made."""
+    """The kinds of records that staging models hold, which dbt has just made; unusable ones are `quarantined`."""
     connection.execute(f"attach {lake.quoted(str(settings.state_dir / SCRATCH))} as staged (read_only)")
     try:
         return {
             model: {
                 kind
                 for (kind,) in connection.execute(
-                    f"select distinct kind from staged.staging.{lake.identifier(model)} where disposition = 'modelled'"
+                    "select distinct if(disposition = 'modelled', kind, disposition)"
+                    f" from staged.staging.{lake.identifier(model)} where disposition in ('modelled', 'quarantined')"
                 ).fetchall()
             }
             for model in models

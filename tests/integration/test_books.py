@@ -247,7 +247,13 @@ def streams(count: int, chance: int) -> list[Stream]:
     for number in range(count):
         numbered = number % 3 != 2
         deal = random.Random(chance * 1_000 + number)
-        copies = tuple(replace(one, file=deal.randrange(FILES)) for one in drawn(numbered, chance * 1_000 + number))
+        said = [
+            replace(one, received=one.received + 100 * number, event_time=one.event_time + 100 * number)
+            if one.is_lost  # no two books lose anything at the same nanosecond
+            else one
+            for one in drawn(numbered, chance * 1_000 + number)
+        ]
+        copies = tuple(replace(one, file=deal.randrange(FILES)) for one in said)
         found.append(Stream(f"{'B' if numbered else 'C'}{number}", numbered, copies))
     return found
 
@@ -279,6 +285,9 @@ def again(draw: Any, messages: list[Message]) -> list[Message]:
         what = draw(st.sampled_from(["", "", "", "", "", "repeat", "correction"]))
         if not what or (message.is_snapshot and message.last_id is None):
             continue
+        if message.is_lost:
+            repeats.append(message)
+            continue
         levels = message.levels
         if what == "correction" and message.last_id is not None:
             added = (("bid", 97.0, 1.0), ("ask", 105.0, 1.0))
@@ -288,6 +297,18 @@ def again(draw: Any, messages: list[Message]) -> list[Message]:
         time = received if message.is_snapshot else message.event_time
         repeats.append(replace(message, received=received, event_time=time, levels=levels))
     return repeats
+
+
+def of_book(stream: Stream, all_streams: list[Stream]) -> list[Message]:
+    """The messages of a book as they are known at last, and what Coinbase said of books that nobody can name."""
+    unnamed = [
+        message
+        for other in all_streams
+        if other != stream and not stream.numbered
+        for message in current(other.copies)
+        if not message.is_named
+    ]
+    return sorted([*current(stream.copies), *unnamed], key=lambda message: message.place)
 
 
 def files_of(found: list[Stream]) -> tuple[list[list[tuple[str, str, list[bytes]]]], list[Stream]]:
@@ -337,7 +358,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def test_generated_books_are_those_of_plain_python(built: Built) -> None:
     points, breaks = [], []
     for stream in built.streams:
-        for point in rebuild(current(stream.copies), SECOND, 20)[0]:
+        found_points, found_breaks = rebuild(of_book(stream, built.streams), SECOND, 20)
+        for point in found_points:
             prices = [[price for price, _ in side] for side in (point.bids, point.asks)]
             sizes = [[size for _, size in side] for side in (point.bids, point.asks)]
             lineage = (point.message.file, point.message.position)
@@ -345,7 +367,7 @@ def test_generated_books_are_those_of_plain_python(built: Built) -> None:
                 (stream.listing, point.time, point.known, point.last_id, point.is_valid, prices[0], sizes[0],
                  prices[1], sizes[1], *lineage)
             )  # fmt: skip
-        for broken in rebuild(current(stream.copies), SECOND, 20)[1]:
+        for broken in found_breaks:
             breaks.append((stream.listing, broken.time, broken.reason, broken.expected, broken.message.file,
                            broken.message.position))  # fmt: skip
     file = "regexp_extract(source, '_([0-9])', 1)::int"
@@ -359,7 +381,7 @@ def test_generated_books_are_those_of_plain_python(built: Built) -> None:
         f"select listing_id, epoch_ns(event_time), reason, expected_update_id, {file}, source_position"
         " from observability.book_gaps"
     )
-    assert {reason for _, _, reason, *_ in breaks} == {"gap", "crossed"}
+    assert {reason for _, _, reason, *_ in breaks} == {"gap", "unreadable", "crossed"}
     check(found, breaks)
 
 
@@ -373,7 +395,7 @@ def check(found: list[tuple[Any, ...]], expected: list[tuple[Any, ...]]) -> None
 def test_generated_books_are_conserved(built: Built) -> None:
     lines = sum(len(lines) for files in built.rounds for _, _, lines in files)
     found = built.warehouse.ask(
-        "select sum(raw_records), sum(canonical_records + duplicates), bool_and(is_conserved)"
+        "select sum(raw_records), sum(canonical_records + duplicates + quarantined), bool_and(is_conserved)"
         " from observability.conservation"
     )
     assert found == [(lines, lines, True)]
@@ -475,6 +497,49 @@ def test_a_late_delta_rebuilds_its_span_and_no_more(small: Small) -> None:
         " where build_seq = (select max(build_seq) from versioned.int_book_snapshots)"
     )
     assert written == [("2024-03-04 23:59:31", "2024-03-05 00:00:00")]
+
+
+def test_a_quarantined_update_of_coinbase_breaks_its_book(small: Small) -> None:
+    """From its receipt to the next snapshot; one that names no product breaks all, and a trade none."""
+    warehouse, start = small.warehouse, 1_709_550_000 * SECOND
+    levels = (("bid", 99.0, 1.0), ("ask", 101.0, 1.0))
+
+    def at(second: int, text: str) -> bytes:
+        return b"%d.0: %s\n" % (start // SECOND + second, text.encode())
+
+    lines = []
+    for symbol in ("ONE-USD", "TWO-USD"):
+        for second in (0, 40):
+            time = start + second * SECOND
+            lines.append(coinbase_line(Message(True, time, time, levels), symbol) + b"\n")
+        for second in (10, 20, 30, 50):
+            time = start + second * SECOND
+            lines.append(coinbase_line(Message(False, time, time, (("bid", 98.0, second),)), symbol) + b"\n")
+    load(warehouse, "coinbase_exchange_ws_1.txt", "coinbase_exchange", lines)
+    warehouse.build()
+    valid = (
+        "select symbol, (epoch_ns(event_time) - ?) // 1_000_000_000, is_valid from canonical.book_snapshots"
+        " where venue = 'coinbase' and epoch_ns(event_time) - ? > 11_000_000_000 order by all"
+    )
+    assert {row[2] for row in warehouse.ask(valid, start, start)} == {True}
+    match = '{"type":"match","product_id":"TWO-USD","price":"0"}'
+    bad = [
+        at(15, '{"type":"l2update","product_id":"ONE-USD","changes":[["buy","x","1"]],"time":"2024-03-04T11:00:15Z"}'),
+        at(25, '{"type":"l2update","product_id":"O'),
+        at(55, match),
+    ]
+    load(warehouse, "coinbase_exchange_ws_2.txt", "coinbase_exchange", bad)
+    warehouse.build()
+    assert warehouse.ask(valid, start, start) == [
+        *[("ONE-USD", second, second > 40) for second in (16, 21, 26, 31, 41, 51)],
+        *[("TWO-USD", second, not 25 < second < 40) for second in (21, 26, 31, 41, 51)],
+    ]
+    gaps = "select symbol, reason, source_position from observability.book_gaps where venue = 'coinbase' order by all"
+    assert warehouse.ask(gaps) == [
+        ("ONE-USD", "unreadable", 1),
+        ("ONE-USD", "unreadable", 2),
+        ("TWO-USD", "unreadable", 2),
+    ]
 
 
 def test_a_build_with_nothing_for_books_leaves_them_alone(small: Small) -> None:

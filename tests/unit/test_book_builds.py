@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds.books import SECOND, Message, current, messages_of, rebuild
+from worlds.books import MIDNIGHT, SECOND, Message, current, messages_of, rebuild
 
 from market_data import book_builds
 
@@ -26,12 +26,12 @@ TABLES = """
     create table lake.versioned.int_book_updates__versioned (
         listing_id varchar, venue varchar, symbol varchar, book varchar, event_time timestamp_ns,
         levels struct(side varchar, price double, size double)[], update_id bigint, first_update_id bigint,
-        is_snapshot boolean,
-        known_from timestamp_ns, known_to timestamp_ns, feed varchar, schema_version varchar, load_id varchar,
-        source varchar,
-        source_partition integer, source_position bigint, message_id varchar, book_date date,
-        book_order bigint, is_deletion boolean, is_duplicate boolean, build_seq bigint
+        is_snapshot boolean, known_from timestamp_ns, known_to timestamp_ns, feed varchar, schema_version varchar,
+        load_id varchar, source varchar, source_partition integer, source_position bigint, message_id varchar,
+        book_date date, book_order bigint, is_deletion boolean, is_duplicate boolean, build_seq bigint
     );
+    create table lake.versioned.int_book_losses__versioned as
+    select * exclude (levels, update_id, first_update_id, is_snapshot) from lake.versioned.int_book_updates__versioned;
     create table scratch.staging.books_mark (mark bigint);
     create table scratch.staging.books_shown as select 'f' as feed, 20 as depth, {grid} as grid;
 """
@@ -55,16 +55,16 @@ class Lake:
         self.connection.execute("delete from scratch.staging.books_mark")
         self.connection.execute("insert into scratch.staging.books_mark values (?)", [self.step])
         self.step += 1
-        if gone:
+        for table, is_lost in (("int_book_updates__versioned", False), ("int_book_losses__versioned", True)):
             self.connection.execute(
-                "update lake.versioned.int_book_updates__versioned set is_duplicate = true, build_seq = ?"
-                " where list_contains(?, source_position)",
+                f"update lake.versioned.{table} set is_duplicate = true, build_seq = ?"
+                " where list_contains(?::bigint[], source_position)",
                 [self.step, [message.position for message in gone]],
             )
-        rows = pa.Table.from_pylist([self._row(book, message) for book, message in come])
-        if rows.num_rows:
-            self.connection.register("rows", rows)
-            self.connection.execute("insert into lake.versioned.int_book_updates__versioned by name from rows")
+            rows = [self._row(book, message) for book, message in come if message.is_lost == is_lost]
+            if rows:
+                self.connection.register("rows", pa.Table.from_pylist(rows))
+                self.connection.execute(f"insert into lake.versioned.{table} by name from rows")
         made = book_builds.rebuild(self.connection)
         self.connection.register("made", made)
         for part, name in PARTS.items():
@@ -79,15 +79,18 @@ class Lake:
     def _row(self, book: int, message: Message) -> dict[str, Any]:
         numbered = message.last_id is not None
         order = 2 * (message.last_id or 0) + message.is_snapshot if numbered else message.received
-        return {
-            "listing_id": f"v:{book}", "venue": "v", "symbol": str(book), "book": "full", "feed": "f",
-            "event_time": pa.scalar(message.event_time, pa.timestamp("ns")).as_py(),
+        told = {} if message.is_lost else {
             "update_id": message.last_id, "first_update_id": message.first_id, "is_snapshot": message.is_snapshot,
+            "levels": [{"side": side, "price": price, "size": size} for side, price, size in message.levels],
+        }  # fmt: skip
+        return told | {
+            "listing_id": f"v:{book}" if message.is_named else "v:", "venue": "v", "symbol": str(book),
+            "book": "full", "feed": "f",
+            "event_time": pa.scalar(message.event_time, pa.timestamp("ns")).as_py(),
             "known_from": pa.scalar(message.known, pa.timestamp("ns")).as_py(), "source": "s",
             "source_position": message.position, "message_id": str(message.position), "book_order": order,
             "book_date": pa.scalar(message.date, pa.timestamp("ns")).as_py().date(), "is_deletion": False,
             "is_duplicate": False, "build_seq": self.step, "load_id": "l",
-            "levels": [{"side": side, "price": price, "size": size} for side, price, size in message.levels],
         }  # fmt: skip
 
     def kept(self) -> list[list[tuple[Any, ...]]]:
@@ -123,10 +126,12 @@ def run_of_builds(books: list[tuple[int, Message]], grid: int, data: st.DataObje
     lake.build(there)
     found, made = kept.kept(), lake.kept()
     assert found == made
-    points = sum(
-        len(rebuild(sorted((m for b, m in there if b == book), key=lambda m: m.place), grid, 20)[0]) for book in (0, 1)
-    )
-    assert len(made[0]) == points
+    points, breaks = 0, 0
+    for number in (0, 1):
+        of_book = [message for book, message in there if book == number or not message.is_named]
+        for parts in [rebuild(sorted(of_book, key=lambda message: message.place), grid, 20)]:
+            points, breaks = points + len(parts[0]), breaks + len(parts[1])
+    assert (len(made[0]), len(made[1])) == (points, breaks)
 
 
 @pytest.mark.parametrize("grid", [0, SECOND])
@@ -144,6 +149,35 @@ def test_builds_in_any_order_keep_what_one_would_make(
 @given(two_books(), st.data())
 def test_many_more_builds(grid: int, books: list[tuple[int, Message]], data: st.DataObject) -> None:
     run_of_builds(books, grid, data)
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_the_first_snapshot_after_midnight_goes_on_with_what_came_before_it(is_late: bool) -> None:
+    """Deltas of the date before belong behind it, whichever comes first: there is no gap."""
+
+    def delta(number: int, time: int) -> Message:
+        return Message(False, time, time, (("bid", 98.0, float(number)),), number, number, position=number)
+
+    levels = (("bid", 99.0, 1.0), ("ask", 101.0, 1.0))
+    deltas = [
+        delta(number, MIDNIGHT + at * 1_000_000)
+        for number, at in ((99, -2_000), (100, -1_000), (101, -2), (102, -1), (103, 2_000))
+    ]
+    snapshot = Message(True, MIDNIGHT + SECOND // 2, MIDNIGHT + SECOND // 2, levels, 100, position=1)
+    late = deltas[2] if is_late else snapshot
+    lake = Lake(SECOND)
+    lake.build([(0, message) for message in [snapshot, *deltas] if message != late])
+    lake.build([(0, late)])
+    shown = lake.connection.execute(
+        "select book_date::varchar, update_id, is_valid, bid_sizes from lake.versioned.shown order by event_time"
+    ).fetchall()
+    assert shown == [
+        ("2024-03-04", None, False, []),
+        ("2024-03-04", None, False, []),
+        ("2024-03-05", 102, True, [1.0, 102.0]),
+        ("2024-03-05", 103, True, [1.0, 103.0]),
+    ]
+    assert lake.kept()[1] == []
 
 
 def test_tables_of_a_million_rows_are_cut_between_messages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import dropwhile
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds.books import DAY, SECOND, Message, current, messages_of, rebuild
+from worlds.books import DAY, SECOND, Message, current, messages_of, rebuild, with_replays
 
 from market_data.books import NO_ID, Breaks, Rows, Shape, Shown, State, apply
 
@@ -34,6 +35,7 @@ def rows_of(messages: Sequence[tuple[int, Message]], number: int = 0) -> Rows:
         update_id=np.array([NO_ID if m.last_id is None else m.last_id for _, m, *_ in flat], np.int64),
         first_update_id=np.array([NO_ID if m.first_id is None else m.first_id for _, m, *_ in flat], np.int64),
         is_snapshot=np.array([m.is_snapshot for _, m, *_ in flat], bool),
+        is_lost=np.array([m.is_lost for _, m, *_ in flat], bool),
         event_time=np.array([min(max(m.event_time, m.date), m.date + DAY - 1) for _, m, *_ in flat], np.int64),
         known_from=np.array([m.known for _, m, *_ in flat], np.int64),
         is_ask=np.array([level[0] == "ask" for *_, level, _ in flat], bool),
@@ -50,9 +52,8 @@ def said(rows: Rows, shown: Shown, breaks: Breaks) -> Found:
     ids = [None if one == NO_ID else one for one in shown.update_id.tolist()]
     books = rows.book[shown.row].tolist()
     columns = (books, shown.event_time.tolist(), shown.known_from.tolist(), ids, shown.is_valid.tolist(), *sides)
-    reasons = ["gap" if is_gap else "crossed" for is_gap in breaks.is_gap]
     expected = [None if one == NO_ID else one for one in breaks.expected_update_id.tolist()]
-    broken = (rows.book[breaks.row].tolist(), breaks.event_time.tolist(), reasons, expected)
+    broken = (rows.book[breaks.row].tolist(), breaks.event_time.tolist(), breaks.reason.tolist(), expected)
     return list(zip(*columns, strict=True)), list(zip(*broken, strict=True))
 
 
@@ -66,13 +67,22 @@ def expected(books: Sequence[Sequence[Message]], grid: int, depth: int) -> Found
 
 
 def by_date(books: Sequence[Sequence[Message]]) -> list[list[tuple[int, Message]]]:
-    dates = sorted({message.date for messages in books for message in messages})
-    return [[(book, m) for book, messages in enumerate(books) for m in messages if m.date == date] for date in dates]
+    numbered = [(book, message) for book, messages in enumerate(books) for message in with_replays(messages)]
+    dates = sorted({message.date for _, message in numbered})
+    return [[(book, message) for book, message in numbered if message.date == date] for date in dates]
+
+
+def without_early_losses(messages: list[Message]) -> list[Message]:
+    """A book begins with a message that can be read."""
+    return list(dropwhile(lambda message: message.is_lost, messages))
 
 
 @st.composite
 def some_books(draw: st.DrawFn) -> list[list[Message]]:
-    return [current(messages_of(draw, numbered=draw(st.booleans()))) for _ in range(draw(st.integers(1, 3)))]
+    return [
+        without_early_losses(current(messages_of(draw, numbered=draw(st.booleans()))))
+        for _ in range(draw(st.integers(1, 3)))
+    ]
 
 
 @settings(max_examples=100, deadline=None)

@@ -12,7 +12,7 @@ import datetime as dt
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -37,6 +37,9 @@ class Message:
     last_id: int | None = None
     first_id: int | None = None
     book: str = "full"
+    is_lost: bool = False
+    """The venue's words cannot be read; where `is_named` is false, not even of which book they are."""
+    is_named: bool = True
     file: int = 0
     position: int = 0
 
@@ -60,6 +63,8 @@ class Message:
         """What makes two records the same message."""
         if self.last_id is not None:
             return (self.book, self.is_snapshot, self.last_id)
+        if self.is_lost:
+            return (self.is_named, self.received)
         return (self.book, self.is_snapshot, self.received if self.is_snapshot else self.event_time, self.levels)
 
 
@@ -102,6 +107,19 @@ def current(copies: Iterable[Message]) -> list[Message]:
     return sorted(messages, key=lambda one: one.place)
 
 
+def with_replays(messages: Sequence[Message]) -> list[Message]:
+    """A book's first snapshot goes on with what the date before it could not apply, from the start of its own date."""
+    first = next((message for message in messages if message.is_snapshot), None)
+    if first is None or first.last_id is None:
+        return list(messages)
+    again = [
+        replace(message, event_time=first.date)
+        for message in messages
+        if message.date == first.date - DAY and (message.last_id or 0) > first.last_id
+    ]
+    return sorted([*messages, *again], key=lambda message: message.place)
+
+
 @dataclass
 class _Book:
     bids: dict[float, float] = field(default_factory=dict)
@@ -120,7 +138,10 @@ def rebuild(messages: Sequence[Message], grid: int, depth: int) -> tuple[list[Po
     points: list[Point] = []
     breaks: list[Broken] = []
     date = time = 0
-    for message in messages:
+    read = {message.date for message in messages if not message.is_lost}
+    for message in with_replays(messages):
+        if message.is_lost and not book.is_there and message.date not in read:
+            continue
         if message.date != date:
             date = time = message.date
         time = max(time, min(max(message.event_time, date), date + DAY - 1))
@@ -137,6 +158,9 @@ def rebuild(messages: Sequence[Message], grid: int, depth: int) -> tuple[list[Po
                 breaks.append(Broken(time, "gap", message, expected))
                 book.is_valid = False
             book.last_id = message.last_id
+        if message.is_lost and book.is_there:
+            breaks.append(Broken(time, "unreadable", message))
+            book.is_valid = False
         if not message.is_snapshot:
             book.is_fresh = False
         book.known = max(book.known, message.known)
@@ -164,7 +188,8 @@ def rebuild(messages: Sequence[Message], grid: int, depth: int) -> tuple[list[Po
 
 
 def messages_of(draw: Draw, *, numbered: bool, most: int = 24) -> list[Message]:
-    """A venue's messages around midnight, in the order in which it made them: with gaps, overlaps and crossed books."""
+    """A venue's messages around midnight, in the order in which it made them: with gaps, overlaps and crossed books, or
+    where it numbers nothing with messages that cannot be read."""
     found: list[Message] = []
     time = MIDNIGHT - draw(st.sampled_from([SECOND // 2, SECOND, 3 * SECOND]))
     last_id = draw(st.integers(1, 3))
@@ -174,6 +199,10 @@ def messages_of(draw: Draw, *, numbered: bool, most: int = 24) -> list[Message]:
         kind = draw(
             st.sampled_from(["delta"] * 8 + ["snapshot", "old snapshot", "new snapshot", "gap", "overlap", "empty"])
         )
+        if kind == "gap" and not numbered:
+            is_named = draw(st.booleans())
+            found.append(Message(False, received, received, (), is_lost=True, is_named=is_named))
+            continue
         levels = tuple(
             (side, float(draw(prices)), draw(st.sampled_from([0.0, 0.5, 1.0, 2.0])))
             for side, prices in SIDES
@@ -212,6 +241,10 @@ def binance_line(message: Message, symbol: str) -> bytes:
 
 def coinbase_line(message: Message, symbol: str) -> bytes:
     """A message as a line of a Coinbase capture."""
+    if message.is_lost:
+        text = json.dumps({"type": "l2update", "product_id": symbol, "changes": [["buy", "x", "1"]], "time": "2024"})
+        second, rest = divmod(message.received, SECOND)
+        return b"%d.%09d: %s" % (second, rest, text[: None if message.is_named else 40].encode())
     said: dict[str, Any] = {"type": "snapshot" if message.is_snapshot else "l2update", "product_id": symbol}
     if message.is_snapshot:
         for name, side in (("bids", "bid"), ("asks", "ask")):

@@ -3,6 +3,7 @@ def model(dbt, session):
     from market_data import book_builds
 
     dbt.ref("int_book_updates__versioned")
+    dbt.ref("int_book_losses__versioned")
     dbt.ref("feeds")
     dbt.ref("books")
     return session.from_arrow(book_builds.rebuild(session))

@@ -1,4 +1,5 @@
 -- depends_on: {{ ref('int_book_updates__versioned') }}
+-- depends_on: {{ ref('int_book_losses__versioned') }}
 {{ config(
     materialized='incremental',
     incremental_strategy='append',
