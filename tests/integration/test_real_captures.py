@@ -778,6 +778,26 @@ def test_as_of_before_between_and_after_revisions_from_python(revised: Warehouse
         assert len(latest.pl()) == len(latest.df()) == 315
 
 
+def test_books_from_python(forward: Loaded) -> None:
+    start, end = dt.datetime(2024, 8, 8, 23, 55), dt.datetime(2024, 8, 8, 23, 56)
+    with market_data.at(forward.version, forward.warehouse.settings) as md:
+        books = md.book("BTCUSDT", known_at="2024-08-09", venue="binance", start=start, end=end).arrow.to_pylist()
+        before = start - dt.timedelta(seconds=1)
+        assert len(md.book("BTCUSDT", known_at=before, venue="binance", start=start, end=end)) == 0
+        assert len(md.book(["BTCUSDT"], known_at=market_data.LATEST, venue="coinbase")) == 0
+    expected = forward.ask(
+        "select event_time, bid_prices, bid_sizes, ask_prices, ask_sizes from canonical.book_snapshots"
+        " where listing_id = 'binance:BTCUSDT' and event_time >= ? and event_time < ? order by event_time",
+        start,
+        end,
+    )
+    names = ("event_time", "bid_prices", "bid_sizes", "ask_prices", "ask_sizes")
+    assert [tuple(book[name] for name in names) for book in books] == expected
+    assert len({book["event_time"] for book in books}) == 60
+    assert all(book["is_valid"] and book["bid_prices"][0] < book["ask_prices"][0] for book in books)
+    assert all(book["bid_prices"] == sorted(book["bid_prices"], reverse=True) for book in books)
+
+
 def test_an_older_version_still_answers_as_it_did(revised: Warehouse, forward: Loaded) -> None:
     with revised.reader(forward.version) as connection:
         high = (
