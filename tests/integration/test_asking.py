@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
-from worlds.small_research import CORRECTED, LAST_OF_DOWN, close_of, load, sessions
+from worlds.small_research import CORRECTED, LAST_OF_DOWN, SPLIT, close_of, load, sessions
 from worlds.warehouse import Warehouse
 
 import market_data
@@ -65,6 +65,29 @@ def test_bars_are_as_known_then(md: market_data.Client) -> None:
     both = md.bars(["UP", "DOWN"], known_at=market_data.LATEST, venue="us_equities").pl()
     assert sorted(set(both["symbol"])) == ["DOWN", "UP"]
     assert md.bars("UP", known_at="2023-01-01").pl().is_empty()
+
+
+def test_adjusted_bars_are_on_the_scale_of_the_newest_session_known(md: market_data.Client) -> None:
+    def adjusted(known_at: market_data.KnownAt) -> list[dict[str, Any]]:
+        return md.bars("UP", known_at=known_at, adjusted=True, end=sessions()[SPLIT + 2]).arrow.to_pylist()
+
+    raw = [close_of("UP", number) + (10 if number == CORRECTED else 0) for number in range(SPLIT + 2)]
+    for known_at, count in ((sessions()[SPLIT], SPLIT - 1), (market_data.LATEST, SPLIT + 2)):
+        rows = adjusted(known_at)
+        scale = [2 if number < SPLIT < count else 1 for number in range(count)]
+        assert [row["close"] for row in rows] == raw[:count]
+        assert [row["split_adj_close"] * two for row, two in zip(rows, scale, strict=True)] == raw[:count]
+        assert [row["split_adj_volume"] for row in rows] == [two * (1000.0 + n) for n, two in enumerate(scale)]
+        assert [row["adj_close"] for row in rows] == pytest.approx([row["split_adj_close"] for row in rows], rel=1e-12)
+    with pytest.raises(ValueError, match="only bars of 1d are adjusted"):
+        md.bars("UP", known_at=market_data.LATEST, interval="1m", adjusted=True)
+
+
+def test_instruments_are_there_from_their_first_record_on(md: market_data.Client) -> None:
+    assert len(md.instruments("BTCUSDT", known_at="2024-01-03 10:59")) == 0
+    (pair,) = md.instruments("BTCUSDT", known_at="2024-01-03 11:01").arrow.to_pylist()
+    assert (pair["instrument_id"], pair["base_currency"], pair["quote_currency"]) == ("binance:BTCUSDT", "BTC", "USDT")
+    assert md.instruments(known_at=market_data.LATEST).arrow["symbol"].to_pylist() == ["BTCUSDT"]
 
 
 def test_trades_and_quotes(md: market_data.Client) -> None:

@@ -236,6 +236,16 @@ def test_a_rename_makes_one_series_once_it_is_known(days: Days) -> None:
     assert gap == 1
 
 
+def test_the_client_names_an_instrument_as_it_was_called(days: Days) -> None:
+    renamed = days.world.renames[1].known_from
+    with market_data.connect(days.warehouse.settings) as md:
+        called = [
+            md.instruments(["FB", "META"], known_at=iso(time)).arrow.select(["instrument_id", "symbol"]).to_pylist()
+            for time in (renamed - 1, renamed)
+        ]
+    assert called == [[{"instrument_id": "us_equities:FB", "symbol": symbol}] for symbol in ("FB", "META")]
+
+
 def test_a_leak_through_a_name_is_found(days: Days) -> None:
     """A query that asks whom a listing means as known at the end, for rows that were to be had before."""
     rename = days.world.renames[0]

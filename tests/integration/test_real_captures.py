@@ -1,7 +1,8 @@
 """The real captures, end to end: what they hold is known, and counted again here from the vendors' own bytes.
 
 captures ── one order, one build ───────────── forward ──┐
-         └─ the other order, three builds ──── backward ─┴─ equal; loaded and built again: no new version
+         ├─ the other order, three builds ──── backward ─┴─ equal; loaded and built again: no new version
+         └─ only what was known by K, one build ── cut ──── X_as_of(K) is that of forward
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from worlds.warehouse import Warehouse, differences
+from worlds.warehouse import RESEARCH, Warehouse, differences, read_sorted
 
 import market_data
 from market_data import client, publishing
@@ -564,6 +565,118 @@ def test_loading_and_building_again_changes_nothing(backward: Loaded, captures: 
     assert differences(before, warehouse.tables()) == []
 
 
+# Property 5
+
+
+def stream_known(captures: Path, capture: Capture) -> Iterator[tuple[bytes, str, int]]:
+    """Each line of a recorded stream, its kind, and when it was known: on receipt, and not before what it tells of."""
+    lines = lines_of(captures / capture.name)
+    if capture.name == BINANCE:
+        for line, (kind, received, data) in zip(lines, binance_messages(captures), strict=True):
+            yield line, kind, max(received, data.get("T", data.get("E", 0)) * 1_000_000)
+    else:
+        for line, (kind, seconds, message) in zip(lines, coinbase_messages(captures), strict=True):
+            happened = (message or {}).get("time")
+            event = nanoseconds(dt.datetime.fromisoformat(happened).replace(tzinfo=None)) if happened else 0
+            yield line, kind, max(int(seconds * 10**9), event)
+
+
+def day_known(date: str, days: int = 0) -> int:
+    """When what a vendor dates so was known: when the day begins in New York, or that many days later."""
+    return nanoseconds(start_of_day_in_new_york(dt.date.fromisoformat(date) + dt.timedelta(days)))
+
+
+def action_known(row: dict[str, Any]) -> int:
+    """When a split or a dividend was known: on its day, or after the day on which it was declared."""
+    if declared := row.get("declaration_date"):
+        return day_known(declared, 1)
+    return day_known(row.get("execution_date") or row["ex_dividend_date"])
+
+
+def cut_capture(captures: Path, capture: Capture, known_at: int) -> bytes:
+    """A capture's file as it would be with only the facts that were known by then; empty where there are none."""
+    path = captures / capture.name
+    if capture.name in (BINANCE, COINBASE):
+        lines = [line for line, _, known in stream_known(captures, capture) if known <= known_at]
+        return gzip.compress(b"".join(line + b"\n" for line in lines)) if any(lines) else b""
+    if capture.feed == "index_membership":
+        with path.open(newline="") as file:
+            members = [row for row in csv.DictReader(file) if day_known(row["start_date"]) <= known_at]
+        for row in members:
+            if row["end_date"] and day_known(row["end_date"]) > known_at:
+                row["end_date"] = ""
+        text = "".join(f"{row['ticker']},{row['start_date']},{row['end_date']}\n" for row in members)
+        return f"ticker,start_date,end_date\n{text}".encode() if members else b""
+    if capture.feed == "openfigi_mapping":
+        assert capture.delivered_at is not None
+        delivered = nanoseconds(dt.datetime.fromisoformat(capture.delivered_at))
+        return path.read_bytes() if delivered <= known_at else b""
+    body = path.read_bytes()
+    document = json.loads(gzip.decompress(body) if path.suffix == ".gz" else body)
+    if capture.feed == "alfred_observations":
+        rows = document["observations"]
+        rows[:] = [row for row in rows if day_known(row["realtime_start"], 1) <= known_at]
+        for row in rows:
+            if row["realtime_end"] != "9999-12-31" and day_known(row["realtime_end"], 1) > known_at:
+                row["realtime_end"] = "9999-12-31"
+    elif capture.feed == "massive_ticker_events":
+        rows = document["results"]["events"]
+        rows[:] = [row for row in rows if day_known(row["date"]) <= known_at]
+    else:
+        rows = document["results"]
+        rows[:] = [row for row in rows if action_known(row) <= known_at]
+    cut = json.dumps(document).encode()
+    return (gzip.compress(cut) if path.suffix == ".gz" else cut) if rows else b""
+
+
+def a_time(captures: Path, kind: str) -> int:
+    """A time at which something of a capture became known."""
+    if kind == "a vintage":
+        return day_known("2009-01-30", 1)
+    if kind == "a day's end":
+        return nanoseconds(dt.datetime(2024, 8, 9))
+    binance, coinbase, *_ = CAPTURES
+    capture, of_trade, after = {
+        "a trade of binance": (binance, "trade", dt.datetime(2024, 8, 8, 23, 57)),
+        "a trade of coinbase": (coinbase, "match", dt.datetime(2021, 4, 17, 16, 44)),
+    }[kind]
+    known = (known for _, which, known in stream_known(captures, capture) if which == of_trade)
+    return next(time for time in known if time > nanoseconds(after))
+
+
+TIMES_OF_CUTS = [
+    pytest.param(kind, step, marks=[] if (kind, step) == ("a day's end", 0) else [pytest.mark.long])
+    for kind in ("a day's end", "a trade of binance", "a trade of coinbase", "a vintage")
+    for step in (-1, 0, 1)
+]
+
+
+@pytest.mark.parametrize(("kind", "step"), TIMES_OF_CUTS)
+def test_no_look_ahead(forward: Loaded, captures: Path, tmp_path: Path, kind: str, step: int) -> None:
+    """Every table of research answers as of K from all captures what it answers from what was known by K."""
+    known_at = a_time(captures, kind) + step
+    cut = Warehouse(tmp_path)
+    for number, capture in enumerate(CAPTURES):
+        body = cut_capture(captures, capture, known_at)
+        if body:
+            path = tmp_path / "files" / str(number) / capture.name
+            path.parent.mkdir(parents=True)
+            path.write_bytes(body)
+            outcome = cut.load(path, capture.feed, capture.delivered_at)
+            assert outcome.status in ("loaded", "redelivered"), outcome.message
+    cut.build()
+    asked = f"make_timestamp_ns({known_at})"
+    rows = {}
+    with forward.warehouse.reader(forward.version) as whole, cut.reader() as less:
+        for table in RESEARCH:
+            left, right = (read_sorted(one, f"(from research.{table}_as_of({asked}))") for one in (whole, less))
+            assert differences({table: left}, {table: right}) == [], f"{table} as of {kind} {step:+}"
+            rows[table] = left.num_rows
+    assert rows["macro_series"] > 100 and rows["universe"] > 100
+    assert kind == "a vintage" or rows["bars_1m"] > 0
+    assert kind != "a day's end" or step < 0 or rows["liquidity_1d"] > 0
+
+
 # As of, by every way in
 
 
@@ -665,6 +778,26 @@ def test_as_of_before_between_and_after_revisions_from_python(revised: Warehouse
         latest = connection.macro("GDP", known_at=market_data.LATEST)
         assert len(latest) == 315
         assert len(latest.pl()) == len(latest.df()) == 315
+
+
+def test_books_from_python(forward: Loaded) -> None:
+    start, end = dt.datetime(2024, 8, 8, 23, 55), dt.datetime(2024, 8, 8, 23, 56)
+    with market_data.at(forward.version, forward.warehouse.settings) as md:
+        books = md.book("BTCUSDT", known_at="2024-08-09", venue="binance", start=start, end=end).arrow.to_pylist()
+        before = start - dt.timedelta(seconds=1)
+        assert len(md.book("BTCUSDT", known_at=before, venue="binance", start=start, end=end)) == 0
+        assert len(md.book(["BTCUSDT"], known_at=market_data.LATEST, venue="coinbase")) == 0
+    expected = forward.ask(
+        "select event_time, bid_prices, bid_sizes, ask_prices, ask_sizes from canonical.book_snapshots"
+        " where listing_id = 'binance:BTCUSDT' and event_time >= ? and event_time < ? order by event_time",
+        start,
+        end,
+    )
+    names = ("event_time", "bid_prices", "bid_sizes", "ask_prices", "ask_sizes")
+    assert [tuple(book[name] for name in names) for book in books] == expected
+    assert len({book["event_time"] for book in books}) == 60
+    assert all(book["is_valid"] and book["bid_prices"][0] < book["ask_prices"][0] for book in books)
+    assert all(book["bid_prices"] == sorted(book["bid_prices"], reverse=True) for book in books)
 
 
 def test_an_older_version_still_answers_as_it_did(revised: Warehouse, forward: Loaded) -> None:
