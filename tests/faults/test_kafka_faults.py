@@ -295,8 +295,8 @@ def test_a_replay_fills_holes_and_leaves_the_rest_untouched(zone: Zone, kafka_se
 def test_a_replay_by_a_time_begins_with_the_first_record_from_then_on(zone: Zone, kafka_server: KafkaServer) -> None:
     """The times are between records: none has them."""
     topic, minute = kafka_server.new_topic(2, retention_ms="-1"), 1_700_000_040_000  # 2023-11-14T22:14:00Z
-    sent = [Message(b"%d" % n, partition=n % 2, timestamp_ms=minute + 1_000 * n) for n in range(40)]
-    produce(zone.bootstrap, topic, sent)
+    trades = enumerate(numbered(0, 40, partitions=2))
+    produce(zone.bootstrap, topic, [replace(trade, timestamp_ms=minute + 1_000 * n) for n, trade in trades])
     assert zone.load(topic, until="0:20,1:15").returncode == 0
     done = replay(zone, topic, "--from", "2023-11-14T22:14:09.5Z", "--to", "2023-11-14T22:14:34.000000001Z")
     assert done.returncode == 0, done.stderr
