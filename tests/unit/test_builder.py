@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +37,8 @@ class World:
         self.input, self._news = os.pipe()
         settings = Settings.from_env({"MDP_RAW": str(tmp_path), "MDP_LAKE": str(tmp_path / "lake.sqlite")})
         self.builder = Builder(settings, self.input, self.reports.append)
-        monkeypatch.setattr(builder, "Project", lambda *_, **__: SimpleNamespace(connection=self._connection))
+        project = SimpleNamespace(connection=self._connection)
+        monkeypatch.setattr(builder, "Project", lambda *_, **__: nullcontext(project))
         monkeypatch.setattr(builder, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(builder, "select", SimpleNamespace(select=self._select))
         monkeypatch.setattr(builder, "gc", SimpleNamespace(freeze=lambda: None, set_threshold=lambda *_: None))
