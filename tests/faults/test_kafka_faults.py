@@ -294,11 +294,11 @@ def test_a_replay_fills_holes_and_leaves_the_rest_untouched(zone: Zone, kafka_se
 @pytest.mark.once
 def test_a_replay_by_a_time_begins_with_the_first_record_from_then_on(zone: Zone, kafka_server: KafkaServer) -> None:
     """The times are between records: none has them."""
-    topic, minute = kafka_server.new_topic(2, retention_ms="-1"), 1_700_000_040_000  # 2023-11-14T22:14:00Z
+    topic, minute = kafka_server.new_topic(2, retention_ms="-1"), 1_723_161_300_000  # 2024-08-08T23:55:00Z
     trades = enumerate(numbered(0, 40, partitions=2))
     produce(zone.bootstrap, topic, [replace(trade, timestamp_ms=minute + 1_000 * n) for n, trade in trades])
     assert zone.load(topic, until="0:20,1:15").returncode == 0
-    done = replay(zone, topic, "--from", "2023-11-14T22:14:09.5Z", "--to", "2023-11-14T22:14:34.000000001Z")
+    done = replay(zone, topic, "--from", "2024-08-08T23:55:09.5Z", "--to", "2024-08-08T23:55:34.000000001Z")
     assert done.returncode == 0, done.stderr
     assert f"{topic}/0, offsets 5 up to 18: 13 were there, 0 filled (0 records), 0 missing\n" in done.stdout
     assert f"{topic}/1, offsets 5 up to 17: 10 were there, 0 filled (0 records), 0 missing, 2 not loaded" in done.stdout

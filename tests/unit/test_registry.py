@@ -173,4 +173,5 @@ def test_the_registry_says_the_rule_of_knowledge_that_the_model_has(feed: str, t
 
 def test_every_versioned_model_is_compared_with_the_registry() -> None:
     models = {path.stem for path in MODELS.glob("*.sql") if "{{ versions(" in path.read_text(encoding="utf-8")}
+    models.remove("int_book_losses__versioned")  # of records that cannot be read: the registry has no key for them
     assert models == {f"int_{model}__versioned" for model, *_ in MADE.values()}
