@@ -365,8 +365,6 @@ def questions(world: World) -> Iterator[tuple[str, str]]:
         yield "bars_1d", f"venue = 'us_equities' and session_date = {literal}"
     elif kind == "series":
         yield "macro_series", f"series_id = {literal}"
-    elif kind == "index":
-        yield "universe", f"universe = {literal}"
 
 
 def cut_world(world: World, time: int) -> World:
