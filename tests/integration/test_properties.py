@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from worlds.adversarial import World, draw, files_of
-from worlds.reference import Expected, File, Record, Version, alike, expect
+from worlds.reference import Expected, File, Record, Version, alike, expect, new_york
 from worlds.warehouse import TABLES, Warehouse, differences, read_sorted
 
 from market_data import client
@@ -365,18 +365,24 @@ def questions(world: World) -> Iterator[tuple[str, str]]:
         yield "bars_1d", f"venue = 'us_equities' and session_date = {literal}"
     elif kind == "series":
         yield "macro_series", f"series_id = {literal}"
+    elif kind == "index":
+        yield "universe", f"universe = {literal}"
 
 
 def cut_world(world: World, time: int) -> World:
-    """The world as its vendors' files would be with only the facts that were known by a time."""
+    """The world as its vendors' files would be with only the facts that were known by a time.
+
+    Bad records stay in what a vendor delivers: for one, a delivery takes nothing back.
+    """
     if world.lines:
         return replace(world, lines=tuple(line for line in world.lines if known_of(line[1]) <= time))
-    known = expect(world.files).known
+    expected = expect(world.files)
 
     def is_known(file: int, position: int, slot: str) -> bool:
-        return known.get((Record(file, position), slot), time + 1) <= time
+        record = Record(file, position)
+        return record in expected.quarantine or expected.known.get((record, slot), time + 1) <= time
 
-    return replace(world, files=tuple(cut_file(file, number, is_known) for number, file in enumerate(world.files)))
+    return replace(world, files=tuple(cut_file(file, number, time, is_known) for number, file in enumerate(world.files)))
 
 
 def known_of(line: bytes) -> int:
@@ -389,7 +395,7 @@ def known_of(line: bytes) -> int:
         return 1 << 62
 
 
-def cut_file(file: File, number: int, is_known: Any) -> File:
+def cut_file(file: File, number: int, time: int, is_known: Any) -> File:
     if file.feed == "alfred_observations":
         document = json.loads(file.body)
         document["observations"] = [
@@ -401,11 +407,12 @@ def cut_file(file: File, number: int, is_known: Any) -> File:
     header, *rows = csv.reader(io.StringIO(file.body.decode()))
     kept = [header]
     for position, row in enumerate(rows, start=1):
-        if is_known(number, position, ""):
-            if file.feed == "index_membership" and not is_known(number, position, "end"):
+        if file.feed == "index_membership" and not is_known(number, position, "end"):
+            # Whether or not another delivery said it before: one that left it out would take it back.
+            if new_york(dt.date.fromisoformat(row[1])) <= time:
                 kept.append([*row[:2], ""])
-            else:
-                kept.append(row)
+        elif file.feed == "index_membership" or is_known(number, position, ""):
+            kept.append(row)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(kept)
     return replace(file, body=text.getvalue().encode())
