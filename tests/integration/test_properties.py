@@ -382,7 +382,8 @@ def cut_world(world: World, time: int) -> World:
         record = Record(file, position)
         return record in expected.quarantine or expected.known.get((record, slot), time + 1) <= time
 
-    return replace(world, files=tuple(cut_file(file, number, time, is_known) for number, file in enumerate(world.files)))
+    files = (cut_file(file, number, time, is_known) for number, file in enumerate(world.files))
+    return replace(world, files=tuple(files))
 
 
 def known_of(line: bytes) -> int:
