@@ -154,7 +154,7 @@ def _run_affected(
 ) -> None:
     """Run what new records of these feeds reach. Records that go by kind are staged first, to see where they go."""
     select = ["build", "--indirect-selection", "empty", "--select"]
-    sorting = project.sorting(feeds)
+    sorting = project.sorting(feeds, leave=leave)
     if sorting:
         project.run([*select, *sorting.staging, *sorting.beside], progress)
     with project.connection() as connection:

@@ -476,7 +476,7 @@ def test_whatever_happens_for_long_every_record_is_there_once(
 
 def test_all_that_was_landed_is_canonical_once(landed: Path) -> None:
     """The last test here: one build over the raw zones of all the others."""
-    warehouse = Warehouse(landed.parent)
+    warehouse = Warehouse(landed.parent, leave=1)
     loads = {entry.load_id: entry for entry in Ledger(LocalStore(landed)).entries() if entry.kind == "stream"}
     tables = [pq.read_table(landed / file.path, partitioning=None) for entry in loads.values() for file in entry.files]
     payloads = {payload for table in tables for payload in table["payload"].to_pylist()} - set(POISON)

@@ -83,7 +83,7 @@ def book_tables(warehouse: Warehouse) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def whole(captures: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     """Both captures' messages of books, in one build."""
-    warehouse = Warehouse(tmp_path_factory.mktemp("whole"))
+    warehouse = Warehouse(tmp_path_factory.mktemp("whole"), leave=1)
     load(warehouse, "binance_spot_btcusdt_1", "binance_spot", of_books(lines_of(captures / BINANCE)))
     load(warehouse, "coinbase_exchange_ws_1.txt", "coinbase_exchange", of_books(lines_of(captures / COINBASE)))
     warehouse.build()
@@ -97,7 +97,7 @@ def of_books(lines: list[bytes]) -> list[bytes]:
 
 def test_best_prices_are_those_of_the_venue_at_every_update(captures: Path, tmp_path: Path) -> None:
     """With the grid set to every update: no gap, nothing crossed, and bookTicker at each id that both have."""
-    warehouse = Warehouse(tmp_path)
+    warehouse = Warehouse(tmp_path, leave=1)
     load(warehouse, "binance_spot_btcusdt_1", "binance_spot", of_books(lines_of(captures / BINANCE)))
     build_with(warehouse, "{book_grid: every update}")
     messages = [json.loads(line.partition(b" ")[2]) for line in lines_of(captures / BINANCE)]
@@ -203,7 +203,7 @@ def build_in_steps(warehouse: Warehouse, binance: list[list[bytes]], coinbase: l
 def test_how_a_capture_was_cut_leaves_no_trace(whole: Warehouse, captures: Path, tmp_path: Path) -> None:
     """Coinbase's books carry over from load to load. Of Binance come first deltas, then the snapshot before them and
     more, and last a delta from their midst."""
-    warehouse = Warehouse(tmp_path)
+    warehouse = Warehouse(tmp_path, leave=1)
     binance = snapshot_late_and_a_delta_later(of_books(lines_of(captures / BINANCE)))
     found = build_in_steps(warehouse, binance, in_two(of_books(lines_of(captures / COINBASE))))
     assert found == [
@@ -217,7 +217,7 @@ def test_how_a_capture_was_cut_leaves_no_trace(whole: Warehouse, captures: Path,
 @pytest.mark.long
 @pytest.mark.parametrize("deal", [in_two, second_half_first, snapshots_last, one_delta_late])
 def test_no_other_cut_leaves_a_trace(whole: Warehouse, captures: Path, tmp_path: Path, deal: Deal) -> None:
-    warehouse = Warehouse(tmp_path)
+    warehouse = Warehouse(tmp_path, leave=1)
     build_in_steps(warehouse, *(deal(of_books(lines_of(captures / name))) for name in (BINANCE, COINBASE)))
     assert differences(book_tables(warehouse), book_tables(whole)) == []
 
@@ -345,7 +345,7 @@ class Built:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Generated books, loaded a file of each at a time in an order by chance, with a build after each round but one."""
     rounds, placed = files_of(streams(12, SEED))
-    warehouse = Warehouse(tmp_path_factory.mktemp("built"))
+    warehouse = Warehouse(tmp_path_factory.mktemp("built"), leave=1)
     order = random.Random(SEED).sample(range(FILES), FILES)
     for done, number in enumerate(order):
         for name, feed, lines in rounds[number]:
@@ -404,7 +404,7 @@ def test_generated_books_are_conserved(built: Built) -> None:
 
 def another_order(built: Built, root: Path) -> Warehouse:
     """The same records, loaded in the order of the files, all before the first build."""
-    fresh = Warehouse(root)
+    fresh = Warehouse(root, leave=1, from_nothing=True)
     for files in built.rounds:
         for name, feed, lines in files:
             load(fresh, name, feed, lines)
@@ -435,7 +435,7 @@ class Small:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """A book of two days with four snapshots, which lacks a delta; and a venue's partial books."""
-    warehouse = Warehouse(tmp_path_factory.mktemp("small"))
+    warehouse = Warehouse(tmp_path_factory.mktemp("small"), leave=1)
     midnight = 1_709_596_800 * SECOND
     lines, late = [], b""
     for second in range(-40, 20):

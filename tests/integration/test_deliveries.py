@@ -48,7 +48,7 @@ def written(path: Path, body: bytes) -> Path:
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
-    warehouse = Warehouse(tmp_path_factory.mktemp("odd"))
+    warehouse = Warehouse(tmp_path_factory.mktemp("odd"), leave=1)
     files = tmp_path_factory.mktemp("files")
     for number, (session, trades) in enumerate(
         [

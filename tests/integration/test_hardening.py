@@ -240,7 +240,7 @@ VENDORS = [
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     """Poison of every kind, in one build."""
-    warehouse = Warehouse(tmp_path_factory.mktemp("poisoned"))
+    warehouse = Warehouse(tmp_path_factory.mktemp("poisoned"), leave=1)
     for vendor in VENDORS:
         path = warehouse.root / vendor.name
         path.write_bytes(vendor.body)

@@ -398,7 +398,7 @@ def test_three_loaders_one_killed_and_one_stalled_give_the_tables_of_the_file(
     times = [int(line.partition(b" ")[0]) for number in range(3) for line in lines[number::3]]
     assert table["source_time"].cast("int64").to_pylist() == times
 
-    streamed, filed = Warehouse(tmp_path), Warehouse(tmp_path / "file")
+    streamed, filed = Warehouse(tmp_path, leave=600), Warehouse(tmp_path / "file", leave=600)
     streamed.build()
     filed.load(captures / CAPTURE, FEED)
     filed.build()

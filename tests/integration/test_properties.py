@@ -311,7 +311,7 @@ def whole_tables(batch: Batch) -> dict[str, pa.Table]:
 
 @pytest.fixture(scope="module")
 def fresh_tables(batch: Batch, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pa.Table]:
-    fresh = Warehouse(tmp_path_factory.mktemp("fresh"))
+    fresh = Warehouse(tmp_path_factory.mktemp("fresh"), from_nothing=True)
     order = list(range(len(batch.files)))
     batch.chance.shuffle(order)
     assert load(fresh, batch.files, order) == batch.loads

@@ -8,11 +8,16 @@ loads and builds: they are no columns of the contract.)
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
 import math
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +28,12 @@ import pyarrow as pa
 
 from loaders.files import Outcome, load
 from loaders.settings import Settings
-from market_data import client, lake
+from market_data import client, fingerprints, lake
 from market_data.build import Outcome as BuildOutcome
 from market_data.build import build
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+CODE = fingerprints.code_fingerprint()
 CANONICAL = (
     "trades",
     "quotes",
@@ -72,9 +78,15 @@ TABLES = (
 
 @dataclass(frozen=True)
 class Warehouse:
-    """A raw zone and a lake below one directory."""
+    """A raw zone and a lake below one directory.
+
+    Its first build goes on from a lake that is built and empty, which takes half as long; with `from_nothing` it makes
+    all tables. With `leave` its builds leave tables behind that may lag by so many seconds (meta.may_lag).
+    """
 
     root: Path
+    leave: int | None = None
+    from_nothing: bool = False
 
     @property
     def settings(self) -> Settings:
@@ -100,7 +112,23 @@ class Warehouse:
         return outcome
 
     def build(self, *, full_refresh: bool = False) -> BuildOutcome:
-        return build(self.settings, full_refresh=full_refresh)
+        begins = not Path(self.settings.lake).exists() and "://" not in self.settings.lake_data
+        if begins and not full_refresh and not self.from_nothing and fingerprints.code_fingerprint() == CODE:
+            self._begin_empty()
+        return build(self.settings, full_refresh=full_refresh, leave=self.leave)
+
+    def _begin_empty(self) -> None:
+        empty = empty_lake()
+        for name in ("lake", "lake.sqlite.state"):
+            shutil.copytree(empty.root / name, self.root / name, dirs_exist_ok=True)
+        with (
+            contextlib.closing(sqlite3.connect(empty.settings.lake)) as source,
+            contextlib.closing(sqlite3.connect(self.settings.lake)) as catalog,
+        ):
+            source.backup(catalog)
+            place = (f"{self.settings.lake_data}/",)
+            catalog.execute("update ducklake_metadata set value = ? where key = 'data_path'", place)
+            catalog.commit()
 
     def reader(self, version: int | None = None) -> duckdb.DuckDBPyConnection:
         """A connection to a version, by default the published one."""
@@ -121,7 +149,7 @@ class Warehouse:
     def copy(self, to: Path) -> Warehouse:
         """Another raw zone of the same loads, with no lake yet."""
         shutil.copytree(self.root / "raw", to / "raw")
-        return Warehouse(to)
+        return Warehouse(to, self.leave, from_nothing=True)
 
     def mdp(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Run mdp in a process of its own."""
@@ -137,6 +165,16 @@ class Warehouse:
             timeout=timeout,
             check=False,
         )
+
+
+@functools.cache
+def empty_lake() -> Warehouse:
+    """What a build of no loads makes, once per process."""
+    root = Path(tempfile.mkdtemp(prefix="mdp-tests-empty-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    empty = Warehouse(root, from_nothing=True)
+    empty.build()
+    return empty
 
 
 def read_sorted(connection: duckdb.DuckDBPyConnection, relation: str) -> pa.Table:

@@ -1,4 +1,5 @@
 {{ config(
+    meta={'may_lag': 60},
     incremental_strategy='append',
     pre_hook="{{ forget_touched_renames() }}"
 ) }}

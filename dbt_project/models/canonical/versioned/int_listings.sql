@@ -1,5 +1,6 @@
 {%- set tables = {'trades': 'event_time', 'quotes': 'event_time', 'book_updates': 'event_time', 'bars': 'bar_start'} %}
 {{ config(
+    meta={'may_lag': 60},
     unique_key='listing_id',
     pre_hook="{{ forget_withdrawn_listings(" ~ (tables | list) ~ ") }}"
 ) }}
