@@ -33,7 +33,7 @@ NAMES = ["bars_1d.close", "bars_1d.volume", "macro_series.GDP", "macro_series.GD
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Warehouse, list[Outcome]]:
     """Published twice: with the first twelve sessions, and with all of them. Tests may pin, and load nothing."""
-    warehouse = Warehouse(tmp_path_factory.mktemp("asking"))
+    warehouse = Warehouse(tmp_path_factory.mktemp("asking"), from_nothing=True)
     outcomes = []
     for until in (12, 30):
         load(warehouse, warehouse.root / "files", until=until)
@@ -549,6 +549,7 @@ def test_leakcheck_from_the_command_line(world: tuple[Warehouse, list[Outcome]],
     assert done.exit_code == 1 and "did you mean gdp_features" in done.stderr
 
 
+@pytest.mark.long
 def test_what_shows_only_the_present_is_named_as_not_cut(
     world: tuple[Warehouse, list[Outcome]], tmp_path: Path
 ) -> None:

@@ -200,6 +200,7 @@ def build_in_steps(warehouse: Warehouse, binance: list[list[bytes]], coinbase: l
     return found
 
 
+@pytest.mark.long
 def test_how_a_capture_was_cut_leaves_no_trace(whole: Warehouse, captures: Path, tmp_path: Path) -> None:
     """Coinbase's books carry over from load to load. Of Binance come first deltas, then the snapshot before them and
     more, and last a delta from their midst."""
@@ -435,7 +436,7 @@ class Small:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """A book of two days with four snapshots, which lacks a delta; and a venue's partial books."""
-    warehouse = Warehouse(tmp_path_factory.mktemp("small"), leave=1)
+    warehouse = Warehouse(tmp_path_factory.mktemp("small"))
     midnight = 1_709_596_800 * SECOND
     lines, late = [], b""
     for second in range(-40, 20):

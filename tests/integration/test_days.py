@@ -301,6 +301,7 @@ def test_meta_is_one_series_across_its_tickers(days: Days) -> None:
     assert days.ask(after.format("2022-06-11 03:59", "symbol = 'META'")) == [("2022-06-09", "META", None)]
 
 
+@pytest.mark.long
 def test_looking_up_follows_an_instrument_through_renames(days: Days) -> None:
     """Each decision gets what X_as_of says of its instrument then; the bars of a day alike from SQL and from Python."""
     meta = days.world.renames[1].known_from

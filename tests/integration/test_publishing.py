@@ -149,30 +149,6 @@ def test_the_documentation_is_made_without_a_warning_and_shows_all_tables(built:
     assert client.published_version(built.settings) == version
 
 
-SYMBOLS_ARE_KNOWN = """
-{% test symbols_are_known(model) %}
-select * from {{ model }} where symbol = 'UNKNOWN'
-{% endtest %}
-"""
-
-
-def test_daily_tables_that_catch_up_are_tested(
-    built: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are made of loads that were published before, which other tables hold already."""
-    path = capture(built.root, "binance_spot_unknown", [(1, "100", "1")], symbol="UNKNOWN")
-    assert built.load(path, "binance_spot").status == "loaded"
-    build.build(built.settings, leave=600)
-    name = "models/research/daily/_daily.yml"
-    text = (REPOSITORY / "dbt_project" / name).read_text()
-    start = text.index("  - name: returns_1d\n")
-    model = text[start : text.index("    data_tests:\n", start)] + "    data_tests:\n"
-    use(changed_copy(tmp_path, {name: [(model, f"{model}      - symbols_are_known\n")]}), monkeypatch)
-    (tmp_path / "dbt_project" / "tests" / "generic" / "symbols_are_known.sql").write_text(SYMBOLS_ARE_KNOWN)
-    with pytest.raises(build.BuildFailedError, match="symbols_are_known"):
-        built.build()
-
-
 def test_tables_that_may_lag_stay_behind_and_take_in_all_kinds_that_they_missed(built: Warehouse) -> None:
     """Quotes come, then trades alone: when the tables catch up, no quote is staged any more."""
 
@@ -188,7 +164,6 @@ def test_tables_that_may_lag_stay_behind_and_take_in_all_kinds_that_they_missed(
         assert built.load(path, "binance_spot").status == "loaded"
 
     quote = '{"stream":"lags@bookTicker","data":{"u":1,"s":"LAGS","b":"99","B":"1","a":"101","A":"1"}}'
-    built.build()  # in case the test before has left an unfinished build: after one, all tables are built
     (built.root / "binance_spot_lags").write_text(f"{T0}000000 {quote}\n")
     assert built.load(built.root / "binance_spot_lags", "binance_spot").status == "loaded"
     build.build(built.settings, leave=60)
@@ -200,6 +175,31 @@ def test_tables_that_may_lag_stay_behind_and_take_in_all_kinds_that_they_missed(
     add_trades(2)
     built.build()
     assert rows() == (2, 2, 1, 1)
+
+
+SYMBOLS_ARE_KNOWN = """
+{% test symbols_are_known(model) %}
+select * from {{ model }} where symbol = 'UNKNOWN'
+{% endtest %}
+"""
+
+
+@pytest.mark.long
+def test_daily_tables_that_catch_up_are_tested(
+    built: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are made of loads that were published before, which other tables hold already."""
+    path = capture(built.root, "binance_spot_unknown", [(1, "100", "1")], symbol="UNKNOWN")
+    assert built.load(path, "binance_spot").status == "loaded"
+    build.build(built.settings, leave=600)
+    name = "models/research/daily/_daily.yml"
+    text = (REPOSITORY / "dbt_project" / name).read_text()
+    start = text.index("  - name: returns_1d\n")
+    model = text[start : text.index("    data_tests:\n", start)] + "    data_tests:\n"
+    use(changed_copy(tmp_path, {name: [(model, f"{model}      - symbols_are_known\n")]}), monkeypatch)
+    (tmp_path / "dbt_project" / "tests" / "generic" / "symbols_are_known.sql").write_text(SYMBOLS_ARE_KNOWN)
+    with pytest.raises(build.BuildFailedError, match="symbols_are_known"):
+        built.build()
 
 
 def test_a_model_follows_all_tables_that_may_lag_as_long(built: Warehouse) -> None:
