@@ -239,11 +239,10 @@ class Sources:
             ) from error
         return Source(feed, known.cluster, topic, known.topic_id)
 
-    def all(self) -> list[Source]:
-        """Return what each topic of each feed was last known as."""
+    def topics(self) -> list[tuple[str, str]]:
+        """Return each feed and topic of which something is known."""
         folders = {tuple(name.removeprefix(SOURCES).split("/")[:2]) for name in self._store.list(SOURCES)}
-        found = (self.last(unquote(feed), unquote(topic)) for feed, topic in sorted(folders))
-        return [source for source in found if source is not None]
+        return [(unquote(feed), unquote(topic)) for feed, topic in sorted(folders)]
 
     def note(self, source: Source) -> None:
         """Let this be what the topic is known as from now on."""

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -155,9 +155,11 @@ class KafkaLoader:
                 if lane.since is not None and not any(isinstance(error, BrokerError) for error in met):
                     self._start(lane)
                     self._commit(partition, lane)
-                lane.chain.remember(now=True)
             except (StreamError, BrokerError, StoreError) as error:
                 met.append(error)
+                continue
+            with suppress(StoreError):  # without a new head the chain is followed from the old one
+                lane.chain.remember(now=True)
         if refused := next((error for error in met if isinstance(error, StreamError)), None):
             raise refused
         if met and self._stopping:

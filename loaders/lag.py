@@ -54,11 +54,14 @@ class Lags:
 def lags(settings: Settings, seconds: float = ANSWER_SECONDS) -> Lags:
     """Compare the ledger with the brokers, which have so many seconds to answer. Raises StoreError."""
     store, found = open_store(settings.raw, settings.s3), Lags()
-    try:
-        sources = Sources(store).all()
-    except StreamError as error:
-        found.notes.append(str(error))
-        return found
+    known, sources = Sources(store), []
+    for feed, name in known.topics():
+        try:
+            source = known.last(feed, name)
+        except StreamError as error:
+            found.notes.append(str(error))
+        else:
+            sources += [source] if source is not None else []
     if not sources:
         return found
     brokers = _Brokers(settings, [source.topic for source in sources])

@@ -226,7 +226,7 @@ def _place(name: str, value: str) -> str:
 
 def _credential(env: Mapping[str, str], name: str) -> str | None:
     """Return what says who we are to S3. What a header cannot hold would be shown by the error that says so."""
-    value = env.get(name)
+    value = env.get(name) or None
     if value is not None and not re.fullmatch(r"[!-~]+", value):
         raise SettingsError(f"{name} holds a space, a line break or another character that no key has; set it anew")
     return value

@@ -84,8 +84,8 @@ def _build(
 ) -> Outcome:
     with lock.writers_lock(settings):
         outcome, loads_left = _build_slice(settings, full_refresh, progress, project, leave)
-        while loads_left:  # a backlog too long to be read at once; what was read is published
-            part, loads_left = _build_slice(settings, False, progress, project, leave)
+        while loads_left:  # a backlog too long to be read at once; what was read is published, and nothing left behind
+            part, loads_left = _build_slice(settings, False, progress, project, None)
             new_loads, quarantined = outcome.new_loads + part.new_loads, outcome.quarantined + part.quarantined
             outcome = replace(outcome, version=part.version, new_loads=new_loads, quarantined=quarantined)
         return outcome
@@ -154,7 +154,7 @@ def _run_affected(
 ) -> None:
     """Run what new records of these feeds reach. Records that go by kind are staged first, to see where they go."""
     select = ["build", "--indirect-selection", "empty", "--select"]
-    sorting = project.sorting(feeds, leave=leave)
+    sorting = project.sorting(feeds)
     if sorting:
         project.run([*select, *sorting.staging, *sorting.beside], progress)
     with project.connection() as connection:

@@ -102,11 +102,8 @@ class Project:
             failures.append(str(result.exception))
         raise BuildFailedError(failures)
 
-    def sorting(self, feeds: Collection[str], *, leave: int | None = None) -> Sorting | None:
-        """What is to run first where records of these feeds go to one table or another by their kind (meta.kinds).
-
-        `leave`: see `affected_by`.
-        """
+    def sorting(self, feeds: Collection[str]) -> Sorting | None:
+        """What is to run first where records of these feeds go to one table or another by their kind (meta.kinds)."""
         nodes = self.manifest.nodes
         sorted_by_kind = {name for node in nodes.values() for name in node.config.meta.get("kinds", {})}
         staging = {key: node.name for key, node in nodes.items() if node.config.meta.get("feed") in feeds}
@@ -115,9 +112,7 @@ class Project:
         beside = (
             node.name
             for node in nodes.values()
-            if node.config.meta.get("reads_raw")
-            and not (leave and node.config.meta.get("may_lag", 0) >= leave)
-            and not staging.keys().isdisjoint(node.depends_on_nodes)
+            if node.config.meta.get("reads_raw") and not staging.keys().isdisjoint(node.depends_on_nodes)
         )
         return Sorting(tuple(sorted(staging.values())), tuple(sorted(beside)))
 

@@ -237,7 +237,7 @@ class Supervisor:
         code = child.reap()
         if code == 0 and self._has_end and child is not self._builder:
             child.is_done = True
-        elif code == USAGE_ERROR and child is not self._builder:
+        elif code == USAGE_ERROR and child is not self._builder and child.ended == 0:
             child.is_done = child.has_failed = True
             message = f"{child.name} cannot work and is not started again: {self._reason(child, code)}"
             self._failures.append(message)
@@ -354,7 +354,8 @@ class Supervisor:
         if code is None:
             self._failures.append(f"it was stopped before the last build was over; {way_out}")
         elif code:
-            reasons = self._build.get("failure", {}).get("failures") or [self._reason(self._builder, code)]
+            failed = self._build.get("failure", {}).get("failures") if code == 1 else None
+            reasons = failed or [self._reason(self._builder, code)]
             self._failures.append(f"the last build failed ({'; '.join(reasons)}); {way_out}")
 
 

@@ -25,11 +25,11 @@ UNFINISHED = ("started", "failed")
 REPROCESS = "mdp reprocess"
 """The command of runs that are parts of a whole (market_data/reprocessing.py)."""
 LAST_LAGGING = {
-    60: ("bars_1m", "int_listings", "int_last_trades", "unknown_fields"),
+    60: ("bars_1m", "int_listings"),
     600: ("features_1d_at_decision",),
 }
 """By the seconds that tables may lag behind others (meta.may_lag), the models that follow them all: where these have
-come, they have."""
+come, they have. None reads staged records: builds would stage again what one of them has not read."""
 SCRATCH = "scratch.duckdb"
 """Where staging models put the records of a build, in the lake's state directory."""
 

@@ -214,6 +214,8 @@ def test_a_model_follows_all_tables_that_may_lag_as_long(built: Warehouse) -> No
     for seconds, last in publishing.LAST_LAGGING.items():
         followed = set().union(*(ancestors(f"model.market_data_platform.{model}") for model in last))
         assert {name for name, lag in lags.items() if lag == seconds} <= followed
+    staging = {name for name, node in nodes.items() if "feed" in node.config.meta}
+    assert not [name for name in lags if not staging.isdisjoint(nodes[name].depends_on_nodes)]
 
 
 @pytest.mark.long

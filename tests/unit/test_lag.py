@@ -44,6 +44,9 @@ def test_a_chain_that_is_damaged_is_told_beside_the_others(settings: Settings, s
 def test_what_topics_are_known_as_that_is_damaged_is_told(settings: Settings, store: LocalStore) -> None:
     (file,) = (store.root / SOURCES).rglob("*.json")
     file.write_bytes(b"")
+    other = Source("f", "cluster", "other", "id")
+    Sources(store).note(other)
+    Chain(store, other, 0).begin(3)
     found = lag.lags(settings)
-    assert found.partitions == []
-    assert f"{file} is damaged" in found.notes[-1]
+    assert [(part.topic, part.partition) for part in found.partitions] == [("other", 0)]
+    assert f"{file} is damaged" in found.notes[0]

@@ -21,7 +21,9 @@ def test_defaults_stand_below_the_current_directory(tmp_path: Path, monkeypatch:
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
-    empty = dict.fromkeys(["MDP_RAW", "MDP_LAKE", "MDP_LAKE_DATA", "MDP_KAFKA", "AWS_ENDPOINT_URL"], "")
+    empty = dict.fromkeys(
+        ["MDP_RAW", "MDP_LAKE", "MDP_LAKE_DATA", "MDP_KAFKA", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN"], ""
+    )
     assert Settings.from_env(empty) == Settings.from_env({})
 
 

@@ -89,6 +89,22 @@ def test_a_loader_that_cannot_work_as_told_is_not_started_again(tmp_path: Path) 
     assert "loader 1 has ended, is not started again: feed x is gone" in screen.export_text()
 
 
+def test_one_that_has_worked_is_started_again_whatever_it_says(tmp_path: Path) -> None:
+    """A registry that is just being replaced may be unreadable for a moment."""
+    times = f"""
+from pathlib import Path
+import sys
+tries = Path({str(tmp_path / "tries")!r})
+before = tries.read_text() if tries.exists() else ""
+tries.write_text(before + "x")
+if len(before) < 2:
+    sys.exit(1 + len(before))
+"""
+    supervisor = Small(tmp_path, times + LEAVES)
+    assert run(supervisor) == []
+    assert (tmp_path / "tries").read_text() == "xxx"
+
+
 def test_the_others_go_on_without_it(tmp_path: Path) -> None:
     supervisor = Small(tmp_path, REFUSES, LEAVES)
     failures = run(supervisor)

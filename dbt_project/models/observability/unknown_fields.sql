@@ -1,5 +1,5 @@
 {{ config(
-    meta={'reads_raw': true, 'may_lag': 60},
+    meta={'reads_raw': true},
     materialized='incremental',
     incremental_strategy='append',
     on_schema_change='append_new_columns',

@@ -1,5 +1,4 @@
 {{ config(
-    meta={'may_lag': 60},
     incremental_strategy='append',
     pre_hook="{{ forget_touched_renames() }}"
 ) }}
