@@ -550,8 +550,11 @@ def test_a_build_with_nothing_for_books_leaves_them_alone(small: Small) -> None:
     assert [name for name in reached.nodes if "book" in name] == []
     assert {"int_book_updates__versioned", *(name.split(".")[1] for name in TABLES[2:])} <= set(reached.passed_over)
     of_kind = Project(warehouse.settings).affected_by({"binance_spot"}, staged={"stg_binance_spot": {"trade"}})
-    assert {"int_trades__versioned", "conservation", "quarantine.v2"} <= set(of_kind.nodes)
+    assert {"int_trades__versioned", "conservation"} <= set(of_kind.nodes)
     assert [name for name in of_kind.nodes if "book" in name or "quotes" in name or name.startswith("stg_")] == []
+    assert [name for name in of_kind.nodes if name.startswith("quarantine")] == []
+    of_bad = Project(warehouse.settings).affected_by({"binance_spot"}, staged={"stg_binance_spot": {"quarantined"}})
+    assert {"quarantine.v2", "conservation"} <= set(of_bad.nodes) and "int_trades__versioned" not in of_bad.nodes
     last_written = "select max(build_seq) from versioned.int_book_snapshots"
     ran = "select model, invocation_id from observability.progress where model like 'int_%' order by all"
     ran_before = dict(warehouse.ask(ran))

@@ -1,4 +1,6 @@
+{#- Where nothing was set aside, nothing reaches this table (market_data/dbt_runs.py). -#}
 {{ config(
+    meta={'kinds': {'stg_binance_spot': ['quarantined'], 'stg_coinbase_exchange': ['quarantined']}},
     materialized='incremental',
     incremental_strategy='append',
     on_schema_change='append_new_columns',
