@@ -355,7 +355,14 @@ def _read(
     )
     reader = connection.execute(
         f"""
-        with messages as (
+        with begun as (
+            select number, min(book_order) as first_order
+            from {UPDATES}
+            inner join books_asked using (listing_id, book)
+            where book_date = $date and {CURRENT}
+            group by number
+        ),
+        messages as (
             select
                 number as book, book_order as "order",
                 hash(source, source_partition, source_position) as record,
@@ -364,14 +371,10 @@ def _read(
                 case when len(levels) > 0 then levels else [null] end as levels, {", ".join(LINEAGE)}
             from {MESSAGES}
             inner join books_asked using (listing_id, book)
+            left join begun using (number)
             where book_date in ({", ".join(f"date '{day}'" for day in dates)}) and book_order > after
                 and (book_date = $date or book_order > first_snapshot)
-                and (
-                    not is_lost or is_begun or number in (
-                        select number from {UPDATES} inner join books_asked using (listing_id, book)
-                        where book_date = $date and {CURRENT}
-                    )
-                )
+                and (not is_lost or is_begun or book_order > first_order)
         ),
         levels as (
             select * exclude (levels), unnest(levels) as level, generate_subscripts(levels, 1) as place

@@ -63,11 +63,11 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
         assert warehouse.load(path, "massive_trades", f"2023-03-{10 + number}").status == "loaded"
     for number, price in enumerate(("price", "last_price", "price"), start=10):
         path = day_file(files, number, RENAMED_SESSION, [(1, "0"), (2, "0")] if number < 12 else [(1, "0")])
-        path.write_bytes(path.read_bytes().replace(b"price", price.encode()))
+        path.write_bytes(path.read_bytes().replace(b"price", price.encode()) + b"\n" * (number == 12))
         assert warehouse.load(path, "massive_trades", f"2023-03-{10 + number}").status == "loaded"
     members = [
         "AA,2001-02-03,\nBB,2001-02-03,\n",
-        "BB,2001-02-03,\n",
+        "BB,2001-02-03,\n\n",  # a blank line at the end hides no member
         "AA,2001-02-03,\nBB,2001-02-03,2010-01-04\n",
     ]
     for number, rows in enumerate(members):

@@ -139,9 +139,11 @@ def rebuild(messages: Sequence[Message], grid: int, depth: int) -> tuple[list[Po
     breaks: list[Broken] = []
     date = time = 0
     read = {message.date for message in messages if not message.is_lost}
+    is_known = False
     for message in with_replays(messages):
-        if message.is_lost and not book.is_there and message.date not in read:
+        if message.is_lost and not book.is_there and (message.date not in read or not is_known):
             continue
+        is_known = True
         if message.date != date:
             date = time = message.date
         time = max(time, min(max(message.event_time, date), date + DAY - 1))

@@ -111,9 +111,15 @@ judged as (
 )
 {%- endmacro %}
 
-{#- Over a load's records: a delivery says that what it lacks is gone only where all that it holds can be read. -#}
+{#- A text that no vendor means by the name: an object, a list, or one with a NUL. -#}
+{% macro is_unreadable(column) -%}
+    coalesce(regexp_matches({{ column }}, '^[{\[]') or contains({{ column }}, chr(0)) or contains({{ column }}, '␀'), false)
+{%- endmacro %}
+
+{#- Over a load's records: a delivery says that what it lacks is gone only where all that it holds can be read. (A blank line holds
+    nothing.) -#}
 {% macro none_quarantined() -%}
-    bool_and(disposition != 'quarantined')
+    bool_and(disposition != 'quarantined' or coalesce(octet_length(payload) = 0, false))
 {%- endmacro %}
 
 {#- Whether a record is of one of the kinds. -#}

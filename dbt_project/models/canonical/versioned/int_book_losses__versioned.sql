@@ -10,12 +10,11 @@ with lost_messages as (
     select
         *,
         -- What a record does not say readably may have been any book's.
-        case
-            when starts_with(symbol, '{') or starts_with(symbol, '[') or contains(symbol, chr(0)) then ''
-            else coalesce(symbol, '')
-        end as named_symbol
+        case when {{ is_unreadable('symbol') }} then '' else coalesce(symbol, '') end as named_symbol
     from {{ unseen('stg_coinbase_exchange') }}
-    where disposition = 'quarantined' and (kind is null or kind in ('snapshot', 'l2update')) and received_time is not null
+    where disposition = 'quarantined'
+        and (kind is null or kind in ('snapshot', 'l2update') or {{ is_unreadable('kind') }})
+        and received_time is not null
 ),
 
 new_records as (

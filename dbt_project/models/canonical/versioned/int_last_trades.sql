@@ -33,6 +33,7 @@ vendor_days as (
     inner join {{ ref('sessions') }} as sessions
         on calendars.calendar = sessions.calendar and bars.session_date = sessions.session_date
     where bar_interval = '1d'
+        and volume > 0
         and not is_duplicate
         and not is_deletion
         and (known_to is null or known_to > known_from)
