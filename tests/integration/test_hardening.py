@@ -451,7 +451,6 @@ def test_a_model_made_anew_alone_is_refused_and_loses_nothing(grown: Warehouse) 
     assert count_in_head(grown) == before
 
 
-@pytest.mark.long
 def test_models_run_in_parts_miss_nothing_and_are_not_published(grown: Warehouse) -> None:
     version = client.published_version(grown.settings)
     for selected in ("bars_1m", "+int_trades__versioned"):
@@ -465,7 +464,6 @@ def test_models_run_in_parts_miss_nothing_and_are_not_published(grown: Warehouse
     assert minutes == days == trades == (DAYS + 2) * A_DAY
 
 
-@pytest.mark.long
 def test_a_load_that_comes_while_another_is_published_is_built_next(grown: Warehouse) -> None:
     add(grown, "4", day_of(DAYS + 2))
     done = dbt(grown, "run")
@@ -479,7 +477,6 @@ def test_a_load_that_comes_while_another_is_published_is_built_next(grown: Wareh
 # --- Tables that a run left behind ---------------------------------------------------------------------------
 
 
-@pytest.mark.long
 def test_a_dropped_table_is_read_again_from_the_first_load(grown: Warehouse) -> None:
     """The load that came while another was published is the news."""
     with writing(grown) as connection:
