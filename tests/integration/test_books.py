@@ -200,7 +200,6 @@ def build_in_steps(warehouse: Warehouse, binance: list[list[bytes]], coinbase: l
     return found
 
 
-@pytest.mark.long
 def test_how_a_capture_was_cut_leaves_no_trace(whole: Warehouse, captures: Path, tmp_path: Path) -> None:
     """Coinbase's books carry over from load to load. Of Binance come first deltas, then the snapshot before them and
     more, and last a delta from their midst."""
