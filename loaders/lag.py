@@ -57,11 +57,10 @@ def lags(settings: Settings, seconds: float = ANSWER_SECONDS) -> Lags:
     known, sources = Sources(store), []
     for feed, name in known.topics():
         try:
-            source = known.last(feed, name)
+            if source := known.last(feed, name):
+                sources.append(source)
         except StreamError as error:
             found.notes.append(str(error))
-        else:
-            sources += [source] if source is not None else []
     if not sources:
         return found
     brokers = _Brokers(settings, [source.topic for source in sources])

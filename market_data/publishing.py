@@ -24,10 +24,7 @@ from market_data import bookkeeping, lake
 UNFINISHED = ("started", "failed")
 REPROCESS = "mdp reprocess"
 """The command of runs that are parts of a whole (market_data/reprocessing.py)."""
-LAST_LAGGING = {
-    60: ("bars_1m", "int_listings"),
-    600: ("features_1d_at_decision",),
-}
+LAST_LAGGING = {60: ("bars_1m", "int_listings"), 600: ("features_1d_at_decision",)}
 """By the seconds that tables may lag behind others (meta.may_lag), the models that follow them all: where these have
 come, they have. None reads staged records: builds would stage again what one of them has not read."""
 SCRATCH = "scratch.duckdb"

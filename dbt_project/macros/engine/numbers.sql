@@ -7,7 +7,8 @@
     end
 {%- endmacro %}
 
-{#- A number's first twelve digits, whatever its size: sums of doubles in another order have the same, but for the rare one on the edge. -#}
+{#- A number's first twelve digits, whatever its size: sums of doubles in another order have the same, but for those on the
+    edge between two. -#}
 {% macro twelve_digits(number) -%}
     format('{:.11e}', {{ number }})::double
 {%- endmacro %}

@@ -111,13 +111,18 @@ judged as (
 )
 {%- endmacro %}
 
-{#- A text that no vendor means by the name: an object, a list, or one with a NUL. -#}
-{% macro is_unreadable(column) -%}
-    coalesce(regexp_matches({{ column }}, '^[{\[]') or contains({{ column }}, chr(0)) or contains({{ column }}, '␀'), false)
+{#- Whether a text is JSON's of an object or a list. -#}
+{% macro is_object_or_list(column) -%}
+    (starts_with({{ column }}, '{') or starts_with({{ column }}, '['))
 {%- endmacro %}
 
-{#- Over a load's records: a delivery says that what it lacks is gone only where all that it holds can be read. (A blank line holds
-    nothing.) -#}
+{#- Whether a text cannot be what it is called: it is an object or a list, or holds a NUL. -#}
+{% macro is_unreadable(column) -%}
+    coalesce({{ is_object_or_list(column) }} or contains({{ column }}, chr(0)) or contains({{ column }}, '␀'), false)
+{%- endmacro %}
+
+{#- Over a load's records: a delivery says that what it lacks is gone only where all that it holds can be read. (A blank
+    line holds nothing.) -#}
 {% macro none_quarantined() -%}
     bool_and(disposition != 'quarantined' or coalesce(octet_length(payload) = 0, false))
 {%- endmacro %}
@@ -141,7 +146,7 @@ judged as (
 {#- A text that is an object or a list: the vendor now says something else by this name. -#}
 {% macro refuse_retyped(columns) -%}
     {% for column in columns %}
-                when starts_with({{ column }}, '{') or starts_with({{ column }}, '[') then 'invalid_value: {{ column }} is ' || {{ column }}
+                when {{ is_object_or_list(column) }} then 'invalid_value: {{ column }} is ' || {{ column }}
     {%- endfor %}
 {%- endmacro %}
 
