@@ -8,6 +8,7 @@ writers' lock ── restore what a failed run left ── enter new loads ─�
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import time
 from dataclasses import asdict, dataclass, replace
@@ -161,9 +162,10 @@ def _run_affected(
         staged = publishing.staged_kinds(connection, settings, sorting.staging) if sorting else None
         affected = project.affected_by(feeds, staged=staged, leave=leave, catch_up=catch_up)
         publishing.pass_over(connection, affected.passed_over, *window)
+    not_reached = json.dumps({"tables_not_reached": affected.passed_over})
     # Fewer schemas to look at. (Not for staging: its hook and its table go to two databases, which a look would join.)
     few = ["--cache-selected-only"] if sorting else []
-    project.run([*select, *affected.nodes, *few], progress)
+    project.run([*select, *affected.nodes, *few, "--vars", not_reached], progress)
 
 
 def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:

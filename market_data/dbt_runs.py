@@ -69,7 +69,7 @@ class Project:
 
     def __init__(self, settings: Settings, *, terse_log: bool = False) -> None:
         self._settings, self._terse_log = settings, terse_log
-        self._stays_open = False
+        self._stays_open = self._has_tables = False
         self._state = settings.state_dir
         self._manifest: Any = None
         self._parsed_code = ""
@@ -188,7 +188,9 @@ class Project:
         connection = kept.cursor() if kept is not None else lake.open_for_writing(self._settings)
         try:
             connection.execute("set TimeZone = 'UTC'")  # a cursor begins with the machine's own
-            bookkeeping.create_tables(connection)
+            if not self._has_tables:
+                bookkeeping.create_tables(connection)
+                self._has_tables = self._stays_open
             yield connection
         finally:
             connection.close()

@@ -240,15 +240,29 @@
     {{- return(names) -}}
 {%- endmacro %}
 
+{#- Of a versioned table's rows, those that this model has not seen: what the table took in since this model's mark. -#}
+{% macro is_new(table) -%}
+    {{- return("false" if has_nothing_since(table, mark()) else "build_seq > " ~ mark()) -}}
+{%- endmacro %}
+
+{#- Whether a table is known to have no row of a load after this one, without a look: `mdp` says which tables the loads since
+    the published version do not reach. A look at one of many costs more than all of a small build's rows. -#}
+{% macro has_nothing_since(table, load_seq) -%}
+    {{- return(
+        table in var('tables_not_reached')
+        and load_seq >= ask_value("select published_load_seq from raw.main.build_window", 0)
+    ) -}}
+{%- endmacro %}
+
 {#- The loads to be counted anew since this model's mark, each with a table that has news of it or with none: the new ones,
     and those of which a late record turned a duplicate into a revision. -#}
 {% macro touched_loads(tables) -%}
     {%- set changes = ["select load_seq, '' as table_name from lake.observability.loads where load_seq > " ~ mark()] -%}
     {%- for table in tables -%}
-        {%- do changes.append(
-            "select load_seq, '" ~ table ~ "' as table_name from " ~ ref('int_' ~ table ~ '__versioned')
-            ~ " where build_seq > " ~ mark()
-        ) -%}
+        {%- set relation, is_new = ref('int_' ~ table ~ '__versioned'), is_new('int_' ~ table ~ '__versioned') -%}
+        {%- if is_new != "false" -%}
+            {%- do changes.append("select load_seq, '" ~ table ~ "' as table_name from " ~ relation ~ " where " ~ is_new) -%}
+        {%- endif -%}
     {%- endfor -%}
     {{- return(ask(changes | join(" union "))) -}}
 {%- endmacro %}

@@ -33,7 +33,8 @@
     {%- set since = published_mark(found[0]) -%}
     {%- if since is none -%}{{- return(none) -}}{%- endif -%}
     {%- set values = [] -%}
-    {%- for table in scope['in'] if table == 'loads' or adapter.get_relation('lake', 'versioned', table) -%}
+    {%- for table in scope['in'] if table == 'loads'
+        or (not has_nothing_since(table, since) and adapter.get_relation('lake', 'versioned', table)) -%}
         {%- set column = scope.changed[table] if scope.changed is mapping else scope.changed -%}
         {%- set what = "unnest([min(" ~ column ~ "), max(" ~ column ~ ")])" if scope.of == 'times'
             else "distinct (" ~ column ~ ")" -%}

@@ -16,15 +16,17 @@
     from {{ ref('int_symbology__versioned') }} as names
     where previous_listing_id != names.listing_id
         and (
-            build_seq > {{ mark() }}
+            {{ is_new('int_symbology__versioned') }}
             or (previous_listing_id, valid_from) in (
                 select (renames.previous_listing_id, renames.valid_from)
                 from (
-                    select listing_id, event_time from {{ ref('int_trades__versioned') }} where build_seq > {{ mark() }}
+                    select listing_id, event_time
+                    from {{ ref('int_trades__versioned') }}
+                    where {{ is_new('int_trades__versioned') }}
                     union all
                     select listing_id, bar_start as event_time
                     from {{ ref('int_bars__versioned') }}
-                    where bar_interval = '1d' and build_seq > {{ mark() }}
+                    where bar_interval = '1d' and {{ is_new('int_bars__versioned') }}
                 ) as changed
                 inner join {{ ref('int_symbology__versioned') }} as renames
                     on changed.listing_id = renames.previous_listing_id
@@ -41,8 +43,9 @@
     ) if execute else []) -}}
 {%- endmacro %}
 
+{#- Before the insert, in its transaction: they are forgotten, and made anew by the model; and so are those that are no more. -#}
 {% macro forget_touched_renames() -%}
-    {%- if is_incremental() -%}
+    {%- if is_incremental() and (dates_of_touched_renames() or is_new('int_symbology__versioned') != "false") -%}
     delete from {{ this }}
     where (listing_id, renamed_on) in (select (listing_id, renamed_on) from ({{ touched_renames() }}))
         or (listing_id, renamed_on) not in (

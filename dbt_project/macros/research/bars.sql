@@ -11,7 +11,7 @@
         {%- for name in ['int_trades__versioned', 'int_bars__versioned'] -%}
             {%- do dates.extend(ask_values(
                 "select distinct unnest([session_date, session_date + 1, event_date])::date::varchar as changed from "
-                ~ ref(name) ~ " where build_seq > " ~ mark()
+                ~ ref(name) ~ " where " ~ is_new(name)
             )) -%}
         {%- endfor -%}
     {%- endif -%}
@@ -23,16 +23,17 @@
 {% macro touched_bars(of_trade, of_bar, bar_interval, dates) -%}
     {%- set trades = ref('int_trades__versioned') -%}
     {%- set bars = ref('int_bars__versioned') -%}
-    select listing_id, {{ of_trade }} as period, session_date from {{ trades }} as trades where build_seq > {{ mark() }}
+    select listing_id, {{ of_trade }} as period, session_date from {{ trades }} as trades
+    where {{ is_new('int_trades__versioned') }}
     union
     select listing_id, {{ of_bar }} as period, session_date
     from {{ bars }} as bars
-    where bar_interval = '{{ bar_interval }}' and build_seq > {{ mark() }}
+    where bar_interval = '{{ bar_interval }}' and {{ is_new('int_bars__versioned') }}
     union
     select listing_id, {{ of_bar }} as period, session_date
     from {{ bars }} as bars
     semi join (
-        select distinct listing_id, session_date from {{ trades }} where build_seq > {{ mark() }}
+        select distinct listing_id, session_date from {{ trades }} where {{ is_new('int_trades__versioned') }}
     ) as changed_sessions using (listing_id, session_date)
     where bar_interval = '{{ bar_interval }}' and {{ in_dates('event_date', dates) }}
 {%- endmacro %}

@@ -11,7 +11,7 @@
     {%- if is_incremental() -%}
     select instrument_id, min(from_session) as from_session
     from {{ changes }}
-    where build_seq > {{ mark() }}
+    where {{ is_new('int_daily_changes') }}
     group by instrument_id
     {%- else -%}
     select distinct instrument_id, date '0001-01-01' as from_session from {{ days }}
@@ -23,7 +23,7 @@
     {%- set changes = ref('int_daily_changes') -%}
     {%- if not is_incremental() -%}{{- return("date '0001-01-01'") -}}{%- endif -%}
     {%- set first = ask_value(
-        "select min(from_session)::varchar from " ~ changes ~ " where build_seq > " ~ mark()
+        "select min(from_session)::varchar from " ~ changes ~ " where " ~ is_new('int_daily_changes')
     ) -%}
     {{- return("date '" ~ (first or '9999-01-01') ~ "' - " ~ days_before) -}}
 {%- endmacro %}
@@ -96,7 +96,7 @@ history as (
     {%- if not is_incremental() -%}{{- return("date '0001-01-01'") -}}{%- endif -%}
     {%- set first = ask_value(
         "select (min(least(known_from, rule_known_from))::date - 2)::varchar from "
-        ~ observations ~ " where build_seq > " ~ mark()
+        ~ observations ~ " where " ~ is_new('int_macro_observations__versioned')
     ) -%}
     {{- return("least(" ~ first_touched_day() ~ ", date '" ~ (first or '9999-01-01') ~ "')") -}}
 {%- endmacro %}

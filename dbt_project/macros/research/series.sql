@@ -1,6 +1,6 @@
 {#- The macro series with observations that changed since this model's mark. -#}
 {% macro touched_series() -%}
-    select distinct series_id from {{ ref('int_macro_observations__versioned') }} where build_seq > {{ mark() }}
+    select distinct series_id from {{ ref('int_macro_observations__versioned') }} where {{ is_new('int_macro_observations__versioned') }}
 {%- endmacro %}
 
 {#- Before the insert, in its transaction: they are forgotten, and made anew by the model. -#}

@@ -24,14 +24,14 @@
             else [session_date, session_date + 1]
         end) as session_date
     from {{ ref('int_quotes__versioned') }}
-    where build_seq > {{ mark() }}
+    where {{ is_new('int_quotes__versioned') }}
 {%- endmacro %}
 
 {#- Sessions whose spreads may have changed since this model's mark. -#}
 {% macro touched_quote_sessions() -%}
     {{ sessions_of_new_quotes() }}
     union
-    select listing_id, session_date from {{ ref('int_trades__versioned') }} where build_seq > {{ mark() }}
+    select listing_id, session_date from {{ ref('int_trades__versioned') }} where {{ is_new('int_trades__versioned') }}
 {%- endmacro %}
 
 {#- The partitions in which their quotes and trades lie. -#}

@@ -3,8 +3,10 @@
     pre_hook="{{ forget_touched_renames() }}"
 ) }}
 
+{%- set dates = dates_of_touched_renames() %}
+
 with renames as (
-    {{ touched_renames() }}
+    select * from ({{ touched_renames() }}) {{ "where false" if execute and not dates }}
 ),
 
 calendars as (
@@ -20,7 +22,7 @@ trades as (
         and not is_deletion
         and not is_cancelled
         and (known_to is null or known_to > known_from)
-        and {{ in_dates('event_date', dates_of_touched_renames()) }}
+        and {{ in_dates('event_date', dates) }}
 ),
 
 -- A vendor's bar does not say when its last trade was, only that it was by the close.
@@ -37,7 +39,7 @@ vendor_days as (
         and not is_duplicate
         and not is_deletion
         and (known_to is null or known_to > known_from)
-        and {{ in_dates('event_date', dates_of_touched_renames()) }}
+        and {{ in_dates('event_date', dates) }}
 ),
 
 -- Trades that became known, and ceased to be, together are one: their last.

@@ -5,7 +5,7 @@ with touched as (
     {% if is_incremental() -%}
     select instrument_id, min(from_session) as from_session
     from {{ changes }}
-    where build_seq > {{ mark() }}
+    where {{ is_new('int_daily_changes') }}
     group by instrument_id
     {%- else -%}
     select instrument_id, date '0001-01-01' as from_session

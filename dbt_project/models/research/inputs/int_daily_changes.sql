@@ -13,7 +13,7 @@ with listings as (
     from (
         select listing_id, min(session_date) as session_date
         from {{ ref('int_trades__versioned') }}
-        where build_seq > {{ mark() }}
+        where {{ is_new('int_trades__versioned') }}
         group by listing_id
         union all
         select listing_id, min(session_date) as session_date
@@ -22,17 +22,17 @@ with listings as (
         union all
         select listing_id, min(session_date) as session_date
         from {{ ref('int_bars__versioned') }}
-        where build_seq > {{ mark() }} and bar_interval = '1d'
+        where {{ is_new('int_bars__versioned') }} and bar_interval = '1d'
         group by listing_id
         union all
         select listing_id, min(valid_from) as session_date
         from {{ ref('int_universe_membership__versioned') }}
-        where build_seq > {{ mark() }}
+        where {{ is_new('int_universe_membership__versioned') }}
         group by listing_id
         union all
         select listing_id, min(ex_date) - 30 as session_date
         from {{ ref('int_corporate_actions__versioned') }}
-        where build_seq > {{ mark() }}
+        where {{ is_new('int_corporate_actions__versioned') }}
         group by listing_id
     )
     group by listing_id
@@ -49,7 +49,7 @@ instruments as (
     union all
     select unnest(instruments) as instrument_id, date '0001-01-01' as from_session
     from meanings
-    where build_seq > {{ mark() }}
+    where {{ is_new('int_listing_meanings') }}
 ),
 
 changes as (
