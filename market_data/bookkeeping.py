@@ -27,6 +27,8 @@ from market_data import fingerprints
 
 TABLES = """
 create schema if not exists lake.observability;
+call lake.set_option('data_inlining_row_limit', 0);
+call lake.set_option('data_inlining_row_limit', 10, schema => 'observability');
 create table if not exists lake.observability.loads (
     load_seq bigint, load_id varchar, feed varchar, outcome varchar, ledger_key varchar, ledger_cursor varchar,
     source varchar, source_time timestamp_ns, delivered_at timestamp_ns, records bigint, bytes bigint,

@@ -61,7 +61,7 @@ class Sorting:
 
 
 class Project:
-    """The dbt project for one lake. What dbt knows of it is kept, so that a second run starts at once.
+    """The dbt project for one lake. What dbt has parsed is kept, so that a second run starts at once.
 
     In a ``with`` block dbt's connection is kept too, until its end. With a ``terse_log``, for a process that builds
     again and again, dbt's log holds what failed, and not every statement.
@@ -71,8 +71,6 @@ class Project:
         self._settings, self._terse_log = settings, terse_log
         self._stays_open = self._has_tables = False
         self._state = settings.state_dir
-        self._manifest: Any = None
-        self._parsed_code = ""
 
     def __enter__(self) -> Self:
         self._stays_open = True
@@ -85,8 +83,6 @@ class Project:
 
     def run(self, arguments: list[str], progress: Progress | None = None) -> None:
         """Run dbt; ``BuildFailedError`` where anything failed."""
-        self._forget_other_code()
-
         def on_event(event: Any) -> None:
             if progress and event.info.name == "LogStartLine":
                 progress(str(event.data.node_info.node_name), int(event.data.index) - 1, int(event.data.total))
@@ -198,19 +194,14 @@ class Project:
     @property
     def manifest(self) -> Any:
         """The project as dbt parsed it. Raises ``BuildFailedError`` where it cannot be parsed."""
-        self._forget_other_code()
-        if self._manifest is None:
-            self._parsed_code = fingerprints.code_fingerprint()
+        code = _code()  # taken before it is read
+        if code not in _parsed:
             result = self._invoke(["parse"], [])
             if not result.success:
                 raise BuildFailedError([str(result.exception or "dbt cannot parse the project")])
-            self._manifest = result.result
-        return self._manifest
-
-    def _forget_other_code(self) -> None:
-        """What a process parsed an hour ago may not be what the files say now."""
-        if self._manifest is not None and self._parsed_code != fingerprints.code_fingerprint():
-            self._manifest = None
+            _parsed.clear()
+            _parsed[code] = result.result
+        return _parsed[code]
 
     def _invoke(self, arguments: list[str], callbacks: list[Callable[[Any], None]]) -> Any:
         from dbt.cli.main import dbtRunner
@@ -219,8 +210,10 @@ class Project:
         flags += ["--no-write-json", *(["--log-level-file", "info"] if self._terse_log else [])]
         flags += ["--target-path", str(self._state / "target"), "--log-path", str(self._state / "logs")]
         self._state.mkdir(parents=True, exist_ok=True)
-        with _environment(self._settings), self._parsed_before(), contextlib.redirect_stdout(io.StringIO()):
-            result = dbtRunner(manifest=self._manifest, callbacks=callbacks).invoke(arguments + flags)
+        manifest = _parsed.get(_code())
+        parsed_before = contextlib.nullcontext() if manifest else self._parsed_before()
+        with _environment(self._settings), parsed_before, contextlib.redirect_stdout(io.StringIO()):
+            result = dbtRunner(manifest=manifest, callbacks=callbacks).invoke(arguments + flags)
         connection = _open_connection()
         if connection is not None and result.success and self._stays_open:
             connection.execute("detach database if exists scratch")  # others may need the staged records
@@ -234,12 +227,8 @@ class Project:
 
         dbt itself checks that the files are the same, and parses what is not.
         """
-        if self._manifest is not None:
-            yield
-            return
         target = self._state / "target"
-        code = f"{PROJECT}\0{version('dbt-core')}\0{fingerprints.code_fingerprint()}"
-        name = f"{hashlib.sha256(code.encode()).hexdigest()[:16]}.msgpack"
+        name = f"{hashlib.sha256(_code().encode()).hexdigest()[:16]}.msgpack"
         parsed, kept = target / "partial_parse.msgpack", user_cache() / "parsed" / name
         parsed.unlink(missing_ok=True)  # perhaps of other code: dbt would keep tests of versioned models that are gone
         if kept.exists():
@@ -251,6 +240,15 @@ class Project:
             draft = kept.with_suffix(f".{os.getpid()}.tmp")
             shutil.copyfile(parsed, draft)
             draft.replace(kept)
+
+
+_parsed: dict[str, Any] = {}
+"""What this process has parsed, by its code: it is the same for any lake."""
+
+
+def _code() -> str:
+    """What a parsed project depends on. (What a process parsed an hour ago may not be what the files say now.)"""
+    return f"{PROJECT}\0{version('dbt-core')}\0{fingerprints.code_fingerprint()}"
 
 
 @contextlib.contextmanager

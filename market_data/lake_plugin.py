@@ -72,7 +72,7 @@ class Plugin(BasePlugin):
         is_plain = not lock.is_held(self.settings)  # mdp holds it when it runs dbt; plain dbt keeps it to its end
         if is_plain:
             lock.acquire(self.settings)
-        bookkeeping.create_tables(cursor)
+            bookkeeping.create_tables(cursor)
         command = getattr(get_flags(), "WHICH", None)
         if command in WRITING_COMMANDS:
             if is_plain:  # mdp has done both, and chosen by them what to run

@@ -124,13 +124,12 @@
     {%- set feed = model.config.meta.feed -%}
     {%- set raw_zone = ask_value("select raw_zone from raw.main.build_window") -%}
     {%- set loads = loads_and_files(feed, least_mark_downstream()) -%}
-    {%- set open_files = run_query(
-        "select distinct file from (" ~ loads ~ ") where seal_id is null order by file"
-    ).columns[0].values() -%}
+    {%- set found = run_query("select distinct file, seal_id from (" ~ loads ~ ") order by file").rows | map('list') | list -%}
+    {%- set open_files = found | rejectattr(1) | map('first') | list -%}
     {%- set sealed_files = run_query(
         "select distinct unnest(files) as file from lake.observability.loads where outcome = 'sealed'"
-        ~ " and load_id in (select seal_id from (" ~ loads ~ ")) order by file"
-    ).columns[0].values() -%}
+        ~ " and " ~ in_values('load_id', found | selectattr(1) | map('last')) ~ " order by file"
+    ).columns[0].values() if found | selectattr(1) | list else [] -%}
     {%- set columns = run_query(
         "select column_name from duckdb_columns() where database_name = 'raw' and table_name = '" ~ feed ~ "__nothing'"
         ~ " and column_name not in ('__file', 'load_id', 'source', 'source_time') order by column_index"

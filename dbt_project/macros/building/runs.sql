@@ -9,10 +9,13 @@
     {%- set behind = [] -%}
     {%- set come = progress() -%}
     {%- set last_load_seq = window_end() -%}
-    {%- for node in graph.get('nodes', {}).values()
-        if node.resource_type in ('model', 'snapshot') and node.config.materialized in keeps_a_mark()
-        and come.get(node.alias, 0) < last_load_seq and not is_snapshot_without_news(node.alias, come) -%}
-        {%- do behind.append(node.name) -%}
+    {#- Snapshots last: whether one has news costs a look, and one that is behind is enough. -#}
+    {%- for type in ['model', 'snapshot'] -%}
+        {%- for node in graph.get('nodes', {}).values()
+            if node.resource_type == type and node.config.materialized in keeps_a_mark()
+            and come.get(node.alias, 0) < last_load_seq -%}
+            {%- if not (behind or is_snapshot_without_news(node.alias, come)) -%}{%- do behind.append(node.name) -%}{%- endif -%}
+        {%- endfor -%}
     {%- endfor -%}
     {#- Tests that pass write nothing and change nothing; unit tests are of the code alone. -#}
     {%- if flags.WHICH in ('build', 'run', 'snapshot', 'seed') or (flags.WHICH == 'test' and bad) -%}

@@ -35,12 +35,15 @@
         )
 {%- endmacro %}
 
-{#- The dates on which their trades stand: the partitions to read. -#}
+{#- The dates on which their trades stand: the partitions to read. Where nothing was ever renamed, no trade is looked at. -#}
 {% macro dates_of_touched_renames() -%}
+    {%- set renames = ask_value(
+        "select count(*) from " ~ ref('int_symbology__versioned') ~ " where previous_listing_id != listing_id"
+    ) -%}
     {{- return(ask_values(
         "select distinct unnest(generate_series(renamed_on - " ~ var('rename_window_days') ~ ", renamed_on, interval '1 day'))::date::varchar"
         ~ " as date from (" ~ touched_renames() ~ ")"
-    ) if execute else []) -}}
+    ) if renames else []) -}}
 {%- endmacro %}
 
 {#- Before the insert, in its transaction: they are forgotten, and made anew by the model; and so are those that are no more. -#}
