@@ -83,6 +83,7 @@ class Project:
 
     def run(self, arguments: list[str], progress: Progress | None = None) -> None:
         """Run dbt; ``BuildFailedError`` where anything failed."""
+
         def on_event(event: Any) -> None:
             if progress and event.info.name == "LogStartLine":
                 progress(str(event.data.node_info.node_name), int(event.data.index) - 1, int(event.data.total))
