@@ -108,7 +108,8 @@ class Settings:
     limits: Limits = Limits()
     lock_wait_seconds: float = 600.0
     keep_days: float = 7.0
-    memory: str | None = None
+    memory: int | None = None
+    """Bytes."""
 
     @property
     def lake_is_local(self) -> bool:
@@ -254,10 +255,15 @@ def _days(name: str, value: str) -> float:
     return days
 
 
-def _memory(value: str | None) -> str | None:
-    if value is not None and not re.fullmatch(r"\d+(\.\d+)? *[KMGT]i?B", value, re.IGNORECASE):
+def _memory(value: str | None) -> int | None:
+    """Return the bytes that a size such as 4GB or 512 MiB says."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT])(I?)B", value.upper())
+    if not found:
         raise SettingsError(f"MDP_MEMORY is {value!r}; give a size such as 4GB")
-    return value
+    number, unit, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** ("KMGT".index(unit) + 1))
 
 
 def _catalog(value: str | None) -> str:

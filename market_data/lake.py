@@ -125,9 +125,14 @@ def prepare(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     for statement in load_statements(settings):
         connection.execute(statement)
     connection.execute(f"set temp_directory = {quoted(str(settings.state_dir / 'tmp'))}")
-    if settings.memory:
-        connection.execute(f"set memory_limit = {quoted(settings.memory)}")
+    bound_memory(connection, settings)
     connection.execute(attach_statement(settings))
+
+
+def bound_memory(connection: duckdb.DuckDBPyConnection, settings: Settings, at_most: int | None = None) -> None:
+    """Let DuckDB use what the settings say, and no more than so many bytes."""
+    bounds = [bytes_ for bytes_ in (settings.memory, at_most) if bytes_]
+    connection.execute(f"set memory_limit = '{min(bounds)} B'" if bounds else "reset memory_limit")
 
 
 def open_version(settings: Settings, version: int | None) -> duckdb.DuckDBPyConnection:

@@ -81,10 +81,16 @@ class Plugin(BasePlugin):
             publishing.note(cursor, get_invocation_id(), "started", f"dbt {command}")
         is_anew = command not in WRITING_COMMANDS or getattr(get_flags(), "FULL_REFRESH", False)
         open_window(cursor, self.settings)
-        is_small = records_to_read(cursor, is_anew) < SMALL_RECORDS
-        cursor.execute("set threads = 1" if is_small else "reset threads")
+        suit(cursor, self.settings, records_to_read(cursor, is_anew))
         cursor.execute(f"attach {lake.quoted(str(self.settings.state_dir / publishing.SCRATCH))} as scratch")
         cursor.execute("create schema if not exists scratch.staging")
+
+
+def suit(connection: duckdb.DuckDBPyConnection, settings: Settings, records: int) -> None:
+    """Take the threads and the memory that suit so many records."""
+    connection.execute("set threads = 1" if records < SMALL_RECORDS else "reset threads")
+    is_slice = records <= publishing.SLICE_RECORDS
+    lake.bound_memory(connection, settings, publishing.SLICE_MEMORY if is_slice else None)
 
 
 def records_to_read(connection: duckdb.DuckDBPyConnection, is_anew: bool) -> int:
@@ -92,7 +98,8 @@ def records_to_read(connection: duckdb.DuckDBPyConnection, is_anew: bool) -> int
     since = "0" if is_anew else "(select published_load_seq from raw.main.build_window)"
     return bookkeeping.scalar(
         connection,
-        f"select sum(records) from lake.observability.loads where outcome = 'loaded' and load_seq > {since}",
+        f"select sum(records) from lake.observability.loads where outcome = 'loaded' and load_seq > {since}"
+        " and load_seq <= (select last_load_seq from raw.main.build_window)",
     )
 
 

@@ -27,6 +27,19 @@ def test_an_empty_variable_counts_as_unset() -> None:
     assert Settings.from_env(empty) == Settings.from_env({})
 
 
+@pytest.mark.parametrize(
+    ("size", "bytes_"), [("4GB", 4 * 10**9), ("1.5 gib", 3 << 29), ("300 MB", 300 * 10**6), ("1TiB", 1 << 40)]
+)
+def test_memory_is_a_size(size: str, bytes_: int) -> None:
+    assert Settings.from_env({"MDP_MEMORY": size}).memory == bytes_
+
+
+@pytest.mark.parametrize("size", ["4", "GB", "-1GB", "80%", "4 GB; reset memory_limit"])
+def test_memory_that_is_no_size_is_refused(size: str) -> None:
+    with pytest.raises(SettingsError, match=r"MDP_MEMORY is .*; give a size such as 4GB"):
+        Settings.from_env({"MDP_MEMORY": size})
+
+
 def test_a_lake_elsewhere_keeps_its_files_beside_it() -> None:
     settings = Settings.from_env({"MDP_LAKE": "/data/a/lake.sqlite"})
     assert settings.lake_data == "/data/a/lake.sqlite.data"

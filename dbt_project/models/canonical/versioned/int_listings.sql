@@ -13,7 +13,8 @@ with seen as (
     {% for table, time in tables.items() -%}
     select listing_id, venue, symbol, {{ time }} as event_time, rule_known_from as known_from, {{ as_origin() }} as origin
     from {{ ref('int_' ~ table ~ '__versioned') }}
-    where not is_deletion and ({{ is_new('int_' ~ table ~ '__versioned') }}{{ " or " ~ in_values('listing_id', read_again) if read_again }})
+    where not is_deletion
+        and ({{ is_new('int_' ~ table ~ '__versioned') }}{{ " or " ~ in_values('listing_id', read_again) if read_again }})
     {{ "union all" if not loop.last }}
     {% endfor %}
 ),
