@@ -10,7 +10,8 @@ MDP_KAFKA_CA, MDP_KAFKA_CERT, MDP_KAFKA_KEY  PEM files: who signs the brokers' c
 MDP_KAFKA_SASL_MECHANISM  PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512      (SCRAM-SHA-512)
 MDP_KAFKA_USER, MDP_KAFKA_PASSWORD           who we are, with SASL
 MDP_LOCK_WAIT  seconds to wait for another writer of the lake       (600)
-MDP_MEMORY     what DuckDB may use in a build, such as 4GB; beyond it work goes to disk  (80 % of the machine)
+MDP_MEMORY     what DuckDB may use in a full refresh, such as 4GB; beyond it work goes to disk. Other builds use
+               1.3 GB at most, or this  (80 % of the machine)
 MDP_KEEP_DAYS  days for which `mdp maintain` keeps every published version  (7)
 MDP_LOG        how events are told on the error stream: text or json  (text)
 MDP_S3_TIMEOUT seconds without an answer after which a request to S3 is made again  (30)
