@@ -58,6 +58,8 @@ class Lake:
         with self.writer() as connection:
             bookkeeping.create_tables(connection)
             connection.execute("create schema lake.research; create schema lake.versioned")
+            # The catalog holds few rows of what is in `observability`; one of these tables stands for that.
+            connection.execute("call lake.set_option('data_inlining_row_limit', 10, schema => 'versioned')")
             for table in TABLES:
                 connection.execute(f"create table lake.{table} (key bigint, day date, value double, note varchar[])")
             connection.execute("alter table lake.research.bars set partitioned by (day)")
