@@ -203,17 +203,21 @@ class KafkaLoader:
             known = sources.last(feed.name, name)
             if known is not None and known != source and "new-topic" not in self._accept:
                 raise self._other_topic(known, source, topic.partitions)
-            sources.note(source)
+            chains = {Partition(name, number): Chain(self._store, source, number) for number in topic.partitions}
+            if known != source:
+                # All chains begin before the topic counts as known: a partition without an origin came later, at 0.
+                for partition, (start, _) in self._client.bounds(chains).items():
+                    chains[partition].begin(start)
+                sources.note(source)
             self._sources[name] = source
-            for number in topic.partitions:
-                self._chains[Partition(name, number)] = Chain(self._store, source, number)
+            self._chains |= chains
         self._brokers.over()
         if self._until is not None:
             self._targets = targets(self._until, self._client, self._chains)
             self._missing = set(self._targets)
             for partition, (start, end) in self._client.bounds(self._missing).items():
                 position = self._chains[partition].end()
-                if position is None and start >= min(end, self._targets[partition]):
+                if position is None and start >= self._targets[partition]:
                     self._missing.discard(partition)  # there is nothing
                 elif position is not None:
                     self._check(partition, position, start, end)
@@ -331,7 +335,7 @@ class KafkaLoader:
         bounds = self._client.bounds(lanes)
         for partition, lane in lanes.items():
             start, end = bounds[partition]
-            position = lane.chain.begin(start)
+            position = lane.chain.begin(0)
             self._check(partition, position, start, end)
             if position < start:
                 self._note_loss(partition, lane.chain, position, start)

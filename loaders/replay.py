@@ -125,13 +125,18 @@ class _Job:
 
     def run(self, first: int, stop: int) -> Replayed:
         done = Replayed(self.partition.number, first, max(first, stop))
+        at = first
         for entry in self.chain.links(first, stop):
             assert entry.stream is not None  # noqa: S101 (links yields no other)
+            done.missing += max(0, entry.stream.first - at)  # before the chain's start, or a link that is gone
+            at = entry.stream.next
             if entry.kind == "hole":
                 self._fill(entry.stream, done)
             else:
                 done.there += min(entry.stream.next, stop) - max(entry.stream.first, first)
-        done.unloaded = max(0, stop - max(first, self.chain.end() or 0))
+        end = self.chain.end() or 0
+        done.missing += max(0, min(stop, end) - at)
+        done.unloaded = max(0, stop - max(first, end))
         return done
 
     def _fill(self, hole: Stream, done: Replayed) -> None:

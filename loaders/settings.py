@@ -216,7 +216,11 @@ def _place(name: str, value: str) -> str:
     if value.startswith("s3://"):
         bucket = value.removeprefix("s3://").partition("/")[0]
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,255}", bucket):
-            raise SettingsError(f"{name} is {value!r}, and {bucket!r} cannot be a bucket; write s3://bucket/prefix")
+            # Not shown: somebody may have written the keys into it.
+            raise SettingsError(
+                f"{name} begins with s3://, and what follows cannot be a bucket; write s3://bucket/prefix, and the "
+                f"credentials into the AWS variables"
+            )
         return value.rstrip("/")
     if "://" in value:
         scheme = value.partition("://")[0]

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import time
 from collections.abc import Mapping, Sequence
 
 import duckdb
 import msgspec
 import pyarrow as pa
 
-from loaders.ledger import POINTER_LIFE, Entry, Ledger
+from loaders.ledger import POINTER_LIFE, Entry, Ledger, cursor_before
 from loaders.settings import Settings
 from loaders.store import open_store
 from market_data import fingerprints
@@ -87,16 +88,19 @@ def scalar(connection: duckdb.DuckDBPyConnection, query: str) -> int:
     return int(row[0]) if row and row[0] is not None else 0
 
 
-def enter_loads(connection: duckdb.DuckDBPyConnection, settings: Settings) -> int:
+def enter_loads(connection: duckdb.DuckDBPyConnection, settings: Settings, *, whole: bool = False) -> int:
     """Enter into ``loads`` the ledger entries that the lake has not taken in; how many they were.
 
     Reads the ledger from a little before the last pointer seen, so that the cost follows what is new: an entry
-    comes within POINTER_LIFE of its pointer, and the clocks of loaders differ.
+    comes within POINTER_LIFE of its pointer, and the clocks of loaders differ. A pointer of a clock that is ahead by
+    more counts as of now: it must not hide what others commit before its time has come. With ``whole`` all of the
+    ledger is read.
     """
-    fresh = unseen_entries(connection, settings)
+    fresh = unseen_entries(connection, settings, whole=whole)
     if not fresh:
         return 0
-    rows = pa.Table.from_pylist([_load_row(cursor, entry) for cursor, entry in fresh])
+    now = cursor_before(time.time_ns())
+    rows = pa.Table.from_pylist([_load_row(min(cursor, now), entry) for cursor, entry in fresh])
     connection.register("fresh_loads", rows)
     connection.begin()
     try:
@@ -178,11 +182,17 @@ def _insert_sealed(connection: duckdb.DuckDBPyConnection, seals: list[Entry]) ->
     connection.unregister("fresh_seals")
 
 
-def unseen_entries(connection: duckdb.DuckDBPyConnection, settings: Settings) -> list[tuple[str, Entry]]:
+def unseen_entries(
+    connection: duckdb.DuckDBPyConnection, settings: Settings, *, whole: bool = False
+) -> list[tuple[str, Entry]]:
     """The ledger entries that this version of the lake has not taken in, each with its cursor, in order."""
-    row = connection.execute("select max(ledger_cursor) from lake.observability.loads").fetchone()
+    # This machine's own clock may have been ahead when it entered loads.
+    row = connection.execute(
+        "select max(ledger_cursor) from lake.observability.loads where ledger_cursor <= ?",
+        [cursor_before(time.time_ns())],
+    ).fetchone()
     ledger = Ledger(open_store(settings.raw, settings.s3))
-    start = _a_little_before(row[0]) if row and row[0] else None
+    start = _a_little_before(row[0]) if row and row[0] and not whole else None
     recent = connection.execute("select load_id from lake.observability.loads where ledger_cursor > ?", [start or ""])
     found: dict[str, tuple[str, Entry]] = {}
     for cursor, entry in ledger.since(start, {load_id for (load_id,) in recent.fetchall()}):

@@ -100,7 +100,7 @@ def _build_slice(
     with project.connection() as connection:
         is_head_published = publishing.last_event(connection) == "published"
         restored = publishing.restore_if_unfinished(connection, settings)
-        bookkeeping.enter_loads(connection, settings)
+        bookkeeping.enter_loads(connection, settings, whole=full_refresh)
         release = publishing.published(connection)
         same_code = release is not None and release.code_fingerprint == fingerprint
         since = publishing.seen_by_all(connection, release, leave) if release else 0

@@ -96,6 +96,18 @@ def test_a_hole_half_filled_is_filled_as_far_as_kafka_still_has_it(
     assert (done.there, done.filled, done.missing) == (95, 0, 5)
 
 
+def test_what_was_never_loaded_before_the_chain_began_is_missing(settings: Settings, brokers: Brokers) -> None:
+    store = LocalStore(Path(settings.raw))
+    chain = Chain(store, SOURCE, 0)
+    Sources(store).note(SOURCE)
+    chain.begin(60)
+    assert again(settings, brokers, Bound(offset=20), Bound(offset=60)) == Replayed(0, 20, 60, missing=40)
+    link(chain, 60, 100)
+    assert again(settings, brokers) == Replayed(0, 0, 120, there=40, missing=60, unloaded=20)
+    assert again(settings, brokers, Bound(offset=50), Bound(offset=70)) == Replayed(0, 50, 70, there=10, missing=10)
+    assert again(settings, brokers, Bound(offset=20), Bound(offset=50)) == Replayed(0, 20, 50, missing=30)
+
+
 def test_a_hole_half_filled_of_which_kafka_has_nothing_stays_as_it_is(
     settings: Settings, store: Store, brokers: Brokers
 ) -> None:

@@ -328,3 +328,55 @@ def test_what_waits_in_memory_is_bounded_and_the_largest_partition_is_written_fi
     assert made.run().records == sum(map(len, brokers.values.values()))
     assert len(written) > 5
     assert set(written) == {AT.number, other.number}
+
+
+def test_what_kafka_deletes_of_a_topic_that_was_empty_is_told(
+    clock: Clock, loader: Callable[..., KafkaLoader], zone: Zone
+) -> None:
+    """The first run found nothing; what came since then was deleted before the next."""
+    brokers = Brokers(clock)
+    assert loader(brokers, until=Until()).run().records == 0
+    brokers.values[AT] = [b"%d" % number for number in range(20)]
+    brokers.starts[AT] = 15
+    with pytest.raises(StreamError, match="the offsets from 0 to 14 have been deleted"):
+        loader(brokers, until=Until()).run()
+    assert loader(brokers, until=Until(), accept={"lost-records"}).run().records == 5
+
+
+def test_what_kafka_deletes_of_a_partition_that_was_added_is_told(
+    clock: Clock, loader: Callable[..., KafkaLoader], zone: Zone
+) -> None:
+    added = Partition(AT.topic, 1)
+    brokers = Brokers(clock, values={AT: [b"1"]})
+    assert loader(brokers, until=Until()).run().records == 1
+    brokers.values[added] = [b"%d" % number for number in range(20)]
+    brokers.starts[added] = 15
+    with pytest.raises(StreamError, match="partition 1 of topic .* the offsets from 0 to 14 have been deleted"):
+        loader(brokers, until=Until()).run()
+
+
+def test_what_was_deleted_before_a_topic_was_first_loaded_is_no_loss(
+    clock: Clock, loader: Callable[..., KafkaLoader], zone: Zone
+) -> None:
+    """Nor for the loader that comes second, and finds the topic known."""
+    other = Partition(AT.topic, 1)
+    values = {at: [b"%d" % number for number in range(20)] for at in (AT, other)}
+    starts = {AT: 15, other: 10}
+    first = Brokers(clock, values=dict(values), starts=dict(starts), others={other})
+    assert loader(first, until=Until(offsets={AT.number: 20})).run().records == 5
+    second = Brokers(clock, values=dict(values), starts=dict(starts), others={AT})
+    assert loader(second, until=Until(offsets={other.number: 20})).run().records == 10
+
+
+def test_offsets_that_are_still_to_come_are_waited_for(
+    clock: Clock, loader: Callable[..., KafkaLoader], zone: Zone
+) -> None:
+    """In an empty partition as in any other."""
+    brokers = Brokers(clock)
+
+    def on(what: str) -> None:
+        if what == "poll" and clock.now > 1_060 and not brokers.values[AT]:
+            brokers.values[AT] = [b"1", b"2"]
+
+    brokers.on = on
+    assert loader(brokers, until=Until(offsets={AT.number: 2})).run().records == 2
