@@ -336,6 +336,10 @@ class KafkaLoader:
         for partition, lane in lanes.items():
             start, end = bounds[partition]
             position = lane.chain.begin(0)
+            if position < start and lane.since is not None:  # what waits here is all that is left of it
+                self._start(lane)
+                self._commit(partition, lane)
+                position = lane.chain.begin(0)
             self._check(partition, position, start, end)
             if position < start:
                 self._note_loss(partition, lane.chain, position, start)

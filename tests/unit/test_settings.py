@@ -65,6 +65,13 @@ def test_a_catalog_that_cannot_be_used_is_refused(catalog: str, way_out: str) ->
         Settings.from_env({"MDP_LAKE": catalog, "MDP_LAKE_DATA": "/d"})
 
 
+@pytest.mark.parametrize("name", ["MDP_RAW", "MDP_LAKE_DATA"])
+def test_keys_in_a_place_are_refused_and_not_shown(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} begins with s3://.*credentials into the AWS variables") as refused:
+        Settings.from_env({name: "s3://AKIAXYZ:SECRET@bucket/raw"})
+    assert "SECRET" not in str(refused.value)
+
+
 @pytest.mark.parametrize("place", ["gs://bucket/x", "s3://", "s3:///x", "s3://a b/x", "file:///tmp/x", "a\0b"])
 def test_a_place_of_another_kind_is_refused(place: str) -> None:
     with pytest.raises(SettingsError, match="MDP_RAW"):

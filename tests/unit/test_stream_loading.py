@@ -351,7 +351,7 @@ def test_what_kafka_deletes_of_a_partition_that_was_added_is_told(
     assert loader(brokers, until=Until()).run().records == 1
     brokers.values[added] = [b"%d" % number for number in range(20)]
     brokers.starts[added] = 15
-    with pytest.raises(StreamError, match="partition 1 of topic .* the offsets from 0 to 14 have been deleted"):
+    with pytest.raises(StreamError, match=r"partition 1 of topic .* the offsets from 0 to 14 have been deleted"):
         loader(brokers, until=Until()).run()
 
 
@@ -371,12 +371,32 @@ def test_what_was_deleted_before_a_topic_was_first_loaded_is_no_loss(
 def test_offsets_that_are_still_to_come_are_waited_for(
     clock: Clock, loader: Callable[..., KafkaLoader], zone: Zone
 ) -> None:
-    """In an empty partition as in any other."""
-    brokers = Brokers(clock)
+    """In an empty partition, of a topic's first ones or added to it, as in any other."""
+    brokers, added = Brokers(clock), Partition(AT.topic, 1)
 
     def on(what: str) -> None:
-        if what == "poll" and clock.now > 1_060 and not brokers.values[AT]:
-            brokers.values[AT] = [b"1", b"2"]
+        if what == "poll" and clock.now > waits_until:
+            brokers.values |= {at: [b"1", b"2"] for at, values in brokers.values.items() if not values}
 
     brokers.on = on
-    assert loader(brokers, until=Until(offsets={AT.number: 2})).run().records == 2
+    for at in (AT, added):
+        brokers.values[at], waits_until = [], clock.now + 60
+        assert loader(brokers, until=Until(offsets={at.number: 2})).run().records == 2
+
+
+def test_what_waits_is_written_before_a_loss_is_told(
+    clock: Clock, loader: Callable[..., KafkaLoader], zone: Zone
+) -> None:
+    """Kafka has deleted records that were read already, and are nowhere else."""
+    brokers = Brokers(clock, values={AT: [b"%d" % number for number in range(20)]})
+    fails = iter([BrokerError("gone for a moment")])
+
+    def on(what: str) -> None:
+        if what == "poll" and brokers.has_given and (error := next(fails, None)):
+            brokers.starts[AT] = 15
+            brokers.values[AT].append(b"20")
+            raise error
+
+    brokers.on = on
+    assert loader(brokers, until=Until(offsets={AT.number: 21})).run().records == 21
+    assert [(link.stream.first, link.stream.next) for link in links(zone) if link.stream] == [(0, 20), (20, 21)]
