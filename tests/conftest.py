@@ -1,4 +1,4 @@
-"""What the tests share: real servers, each started on first use and once per run, and the real captures.
+"""What the tests share: real servers, each started on first use and once per process of a run, and the real captures.
 
     fixture ──► services/up NAME --random-ports (a directory of this run) ──► the fixture's fields and .env
     end of run ──► services/down, logs of a failed run kept
