@@ -58,7 +58,7 @@ class Builder:
     """When the tables that may lag by so many seconds had last taken in everything."""
 
     def run(self) -> bool:
-        with Project(self.settings, terse_log=True) as project:
+        with Project(self.settings) as project:
             is_open = True
             while is_open:
                 waiting = (lag for lag, at in self.complete_at.items() if time.monotonic() - at < lag)

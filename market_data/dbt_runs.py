@@ -63,12 +63,12 @@ class Sorting:
 class Project:
     """The dbt project for one lake. What dbt has parsed is kept, so that a second run starts at once.
 
-    In a ``with`` block dbt's connection is kept too, until its end. With a ``terse_log``, for a process that builds
-    again and again, dbt's log holds what failed, and not every statement.
+    In a ``with`` block dbt's connection is kept too, until its end. dbt's log holds what ran and what failed, and each
+    statement where dbt's own variable DBT_LOG_LEVEL_FILE says `debug`: writing them takes a seventh of a build.
     """
 
-    def __init__(self, settings: Settings, *, terse_log: bool = False) -> None:
-        self._settings, self._terse_log = settings, terse_log
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._stays_open = self._has_tables = False
         self._state = settings.state_dir
 
@@ -208,7 +208,7 @@ class Project:
         from dbt.cli.main import dbtRunner
 
         flags = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT.parent), "--quiet", "--no-use-colors"]
-        flags += ["--no-write-json", *(["--log-level-file", "info"] if self._terse_log else [])]
+        flags += ["--no-write-json", "--log-level-file", os.environ.get("DBT_LOG_LEVEL_FILE", "info")]
         flags += ["--target-path", str(self._state / "target"), "--log-path", str(self._state / "logs")]
         self._state.mkdir(parents=True, exist_ok=True)
         manifest = _parsed.get(_code())

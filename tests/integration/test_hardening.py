@@ -377,6 +377,13 @@ def files_read(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, i
     return found
 
 
+@pytest.fixture(autouse=True, scope="module")
+def every_statement_is_logged() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DBT_LOG_LEVEL_FILE", "debug")
+        yield
+
+
 def executed(warehouse: Warehouse, pattern: str) -> list[str]:
     """Statements of the last build that dbt's log tells, from `pattern` to their end."""
     log = (warehouse.settings.state_dir / "logs" / "dbt.log").read_text()
