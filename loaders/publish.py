@@ -83,7 +83,8 @@ def publish(
         if told := refused(error):
             raise told from error
         raise StreamError(
-            f"Kafka at {settings.kafka} does not take the capture: {error or type(error).__name__}"
+            f"Kafka at {settings.kafka} does not take the capture: {error or type(error).__name__}. MDP_KAFKA says "
+            f"where the brokers are"
         ) from error
 
 

@@ -166,7 +166,11 @@ class _Sealer:
 
     def _nothing(self, date: str, found: _Day | None) -> Outcome:
         seals = found.seals if found else list(self._ledger.entries(_prefix(self._feed, date)))
-        what = "sealed already, and nothing has come since" if seals else "there are no records of it"
+        what = (
+            "sealed already, and nothing has come since"
+            if seals
+            else "no record was loaded on that day (UTC), by which days are sealed"
+        )
         return self._told(Outcome(date, "nothing", f"{date}: {what}"))
 
     # What there is.

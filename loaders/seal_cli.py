@@ -53,4 +53,4 @@ def seal_days(name: str, date: str | None, grace_days: float) -> None:
     except (SealError, StoreError) as error:
         raise click.ClickException(f"{error}. Days named before are sealed; run it again to go on") from error
     if not told:
-        click.echo(f"{feed.name}: no day to seal")
+        click.echo(f"{feed.name}: no day to seal; what is loaded today can be sealed from tomorrow on")

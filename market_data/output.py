@@ -207,7 +207,7 @@ def show_releases(found: list[Published], screen: Console, *, as_json: bool) -> 
             f" {_count(release.loads, 'new load')}, code {release.code_fingerprint}{pins}",
         )
         for table, change in release.changes.items():
-            _literal(screen, f"  {table:<32}{_told(change)}")
+            _literal(screen, f"  {table:<32} {_told(change)}")
 
 
 def show_leaks(report: Report, screen: Console, *, as_json: bool, rows: int) -> None:
