@@ -101,9 +101,10 @@ class Lake:
 
 @st.composite
 def two_books(draw: st.DrawFn) -> list[tuple[int, Message]]:
+    """Of one venue, which numbers all of its messages or none: of those with numbers a gap tells what is lost."""
     found: list[tuple[int, Message]] = []
+    numbered = draw(st.booleans())
     for book in (0, 1):
-        numbered = draw(st.booleans())
         # Whole microseconds, as Python's times are.
         for message in current(messages_of(draw, numbered=numbered, most=16)):
             received = message.received // 1_000 * 1_000 + 1_000 * len(found)
