@@ -126,10 +126,11 @@
     {%- set loads = loads_and_files(feed, least_mark_downstream()) -%}
     {%- set found = run_query("select distinct file, seal_id from (" ~ loads ~ ") order by file").rows | map('list') | list -%}
     {%- set open_files = found | rejectattr(1) | map('first') | list -%}
+    {%- set seals = found | map('last') | select | list -%}
     {%- set sealed_files = run_query(
         "select distinct unnest(files) as file from lake.observability.loads where outcome = 'sealed'"
-        ~ " and " ~ in_values('load_id', found | selectattr(1) | map('last')) ~ " order by file"
-    ).columns[0].values() if found | selectattr(1) | list else [] -%}
+        ~ " and " ~ in_values('load_id', seals) ~ " order by file"
+    ).columns[0].values() if seals else [] -%}
     {%- set columns = run_query(
         "select column_name from duckdb_columns() where database_name = 'raw' and table_name = '" ~ feed ~ "__nothing'"
         ~ " and column_name not in ('__file', 'load_id', 'source', 'source_time') order by column_index"
@@ -258,10 +259,9 @@
 {% macro touched_loads(tables) -%}
     {%- set changes = ["select load_seq, '' as table_name from lake.observability.loads where load_seq > " ~ mark()] -%}
     {%- for table in tables -%}
-        {%- set relation, is_new = ref('int_' ~ table ~ '__versioned'), is_new('int_' ~ table ~ '__versioned') -%}
-        {%- if is_new != "false" -%}
-            {%- do changes.append("select load_seq, '" ~ table ~ "' as table_name from " ~ relation ~ " where " ~ is_new) -%}
-        {%- endif -%}
+        {%- set name = 'int_' ~ table ~ '__versioned' -%}
+        {%- set change = "select load_seq, '" ~ table ~ "' as table_name from " ~ ref(name) ~ " where " ~ is_new(name) -%}
+        {%- if not has_nothing_since(name, mark()) -%}{%- do changes.append(change) -%}{%- endif -%}
     {%- endfor -%}
     {{- return(ask(changes | join(" union "))) -}}
 {%- endmacro %}

@@ -48,7 +48,7 @@
 
 {#- Before the insert, in its transaction: they are forgotten, and made anew by the model; and so are those that are no more. -#}
 {% macro forget_touched_renames() -%}
-    {%- if is_incremental() and (dates_of_touched_renames() or is_new('int_symbology__versioned') != "false") -%}
+    {%- if is_incremental() and (dates_of_touched_renames() or not has_nothing_since('int_symbology__versioned', mark())) -%}
     delete from {{ this }}
     where (listing_id, renamed_on) in (select (listing_id, renamed_on) from ({{ touched_renames() }}))
         or (listing_id, renamed_on) not in (
