@@ -249,7 +249,8 @@ def publish_capture(
         mdp capture publish binance_spot_btcusdt_20240808.gz --topic binance_spot --speed 10
 
     A record's timestamp is the millisecond at which the message was received, its header received_ns the exact time,
-    its key the symbol. Sending the same capture again sends its records again.
+    its key the symbol. Sending the same capture again sends its records again. A file without times of receipt, or in
+    which no message names an instrument of the feed (and --symbol none), is refused before anything is sent.
     """
     from loaders.publish import Sending, publish
 

@@ -1,8 +1,8 @@
 """A recorded capture onto a Kafka topic, with its original times.
 
     capture ── loaders.captures ──▶ payload, time of receipt, instrument ──▶ record: value = payload, key = symbol,
-                                                                             timestamp = ms of receipt,
-                                                                             header received_ns = the exact time
+                   │                                                         timestamp = ms of receipt,
+                   └── no times, or no instruments: refused, unsent          header received_ns = the exact time
 
 Kafka expires records by their own timestamps: on a topic with a finite retention an old capture would be gone within
 minutes. So the topic must keep everything; one that does not exist is made so.
@@ -27,7 +27,7 @@ from loaders.kafka_python import client_options, refused
 from loaders.records import RECEIVED
 from loaders.registry import Feed
 from loaders.settings import Settings
-from loaders.sources import Source
+from loaders.sources import Refusal, Source
 
 Progress = Callable[[int], None]
 """Called with the number of records sent so far."""
@@ -66,12 +66,13 @@ def publish(
 ) -> Sent:
     """Send the records of a capture, in its order, and return when the brokers have all of them.
 
-    Raises Refusal where the file cannot be read, StreamError where the topic or the brokers do not take it.
+    Raises Refusal where the file cannot be read or is no capture of the feed, with nothing sent and no topic made;
+    StreamError where the topic or the brokers do not take it.
     """
     from kafka import KafkaProducer
     from kafka.errors import KafkaError
 
-    symbol = sending.symbol or _only_symbol(path, feed, settings)
+    symbol = _symbol(path, feed, sending.symbol, settings)
     try:
         partitions = _prepare_topic(sending, settings)
         producer = KafkaProducer(**_brokers(settings), linger_ms=20, compression_type="lz4", batch_size=1 << 18)
@@ -177,12 +178,31 @@ def _tables(path: Path, feed: Feed, settings: Settings) -> Iterator[pa.Table]:
         yield from read_lines(source.chunks(), instruments, {}, settings.limits.record_bytes)
 
 
-def _only_symbol(path: Path, feed: Feed, settings: Settings) -> str | None:
-    """Return the symbol that all messages of a capture have that have any; None if there are several, or none."""
-    symbols: set[str] = set()
+def _symbol(path: Path, feed: Feed, stated: str | None, settings: Settings) -> str | None:
+    """Read a capture through; return the symbol of messages that name none: the stated one, else the only one named.
+
+    Raises Refusal for what cannot be a capture of the feed. Where a symbol is stated, messages need not name one.
+    """
+    lines = timed = messages = 0
+    named: set[str] = set()
     for table in _tables(path, feed, settings):
-        symbols.update(pc.unique(table["instrument"]).drop_null().to_pylist())
-    return symbols.pop() if len(symbols) == 1 else None
+        lines += table.num_rows
+        timed += table.num_rows - table["source_time"].null_count
+        messages += pc.sum(pc.not_equal(table["payload"], b"")).as_py() or 0
+        named.update(pc.unique(table["instrument"]).drop_null().to_pylist())
+    if lines and not timed:
+        raise Refusal(
+            f"no recorded stream, so none of feed {feed.name}: not one of its {lines:,} lines begins with a time of "
+            f"receipt, as '1723161254087896568 {{…}}' or '1618677817.020616: {{…}}' do. A vendor's file is loaded with "
+            f"mdp load file"
+        )
+    if messages and not named and not stated:
+        raise Refusal(
+            f"no capture of feed {feed.name}: not one of its {messages:,} messages names an instrument, looked for as "
+            f"{feed.instrument_path}. If it is of another feed, name that with --feed, and its topic; if its messages "
+            f"name none, say which they are of with --symbol"
+        )
+    return stated or (named.pop() if len(named) == 1 else None)
 
 
 def _brokers(settings: Settings) -> dict[str, Any]:
