@@ -9,8 +9,10 @@ are listed in the order of their bytes, the same in both. Objects are never chan
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import os
+import re
 import shutil
 import time
 import uuid
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 PART_BYTES = 16 * MIB
 """Size of the parts in which a large object goes to S3; 10,000 parts at most, so 160 GB an object."""
+TEMPORARY = re.compile("[0-9a-f]{32}")
 ATTEMPTS, FIRST_WAIT = 5, 0.4
 """How often a call to S3 is made before giving up, and seconds after the first; all waits sum to six seconds."""
 
@@ -74,6 +77,13 @@ class Store(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
+
+    @abstractmethod
+    def remove_unfinished(self, age: dt.timedelta, *, dry_run: bool = False) -> int:
+        """Remove what writers that were killed left unfinished, nothing having come to it for so long; how many.
+
+        Objects stay. A writer that wakes up after all, and finds its own gone, gets a StoreError and may try again.
+        """
 
     def put_file(self, key: str, local_path: Path) -> None:
         """Copy a local file into the store."""
@@ -157,6 +167,23 @@ class LocalStore(Store):
     def delete(self, key: str) -> None:
         with _local_errors(key):
             self._path(key).unlink(missing_ok=True)
+
+    def remove_unfinished(self, age: dt.timedelta, *, dry_run: bool = False) -> int:
+        oldest, removed = time.time() - age.total_seconds(), 0
+        with _local_errors(str(self.root / ".tmp")):
+            try:
+                with os.scandir(self.root / ".tmp") as found:
+                    entries = [entry for entry in found if TEMPORARY.fullmatch(entry.name)]
+            except FileNotFoundError:
+                return 0
+            for entry in entries:
+                with suppress(FileNotFoundError):  # its writer has finished meanwhile
+                    is_file = entry.is_file(follow_symlinks=False)
+                    if is_file and entry.stat(follow_symlinks=False).st_mtime < oldest:
+                        if not dry_run:
+                            Path(entry.path).unlink()
+                        removed += 1
+        return removed
 
     def _path(self, key: str) -> Path:
         return self.root / _checked(key)
@@ -339,6 +366,36 @@ class S3Store(Store):
     def delete(self, key: str) -> None:
         with suppress(FileNotFoundError):
             self._call(key, lambda _: self._client.delete_object(Bucket=self.bucket, Key=self._name(key)))
+
+    def remove_unfinished(self, age: dt.timedelta, *, dry_run: bool = False) -> int:
+        """See Store. The age of an upload is that of its beginning."""
+        oldest, removed = dt.datetime.now(dt.UTC) - age, 0
+        marker: dict[str, str] = {}
+        while True:
+
+            def page(_: int, marker: dict[str, str] = marker) -> dict[str, Any]:
+                answer: dict[str, Any] = self._client.list_multipart_uploads(
+                    Bucket=self.bucket, Prefix=self._base, **marker
+                )
+                return answer
+
+            answer = self._call("", page)
+            uploads = answer.get("Uploads", ())
+            for upload in uploads:
+                if upload["Initiated"] < oldest and upload["Key"].startswith(self._base):
+                    removed += dry_run or self._abort(upload["Key"], upload["UploadId"])
+            if not answer.get("IsTruncated") or not uploads:
+                return removed
+            marker = {"KeyMarker": uploads[-1]["Key"], "UploadIdMarker": uploads[-1]["UploadId"]}
+
+    def _abort(self, name: str, upload: str) -> bool:
+        """Abort an upload; False if it has ended meanwhile."""
+        where = {"Bucket": self.bucket, "Key": name, "UploadId": upload}
+        try:
+            self._call(name[len(self._base) :], lambda _: self._client.abort_multipart_upload(**where))
+        except FileNotFoundError:
+            return False
+        return True
 
     def _name(self, key: str) -> str:
         return self._base + _checked(key)

@@ -240,6 +240,7 @@ def maintain(keep_days: float | None, grace_hours: float, dry_run: bool) -> None
 
     Readers and their versions stay as they are. Kept are the last version of each UTC day, pinned ones, and all of the
     last seven days. Where a build failed or is not published yet, files are left as they are, and the rest is done.
+    Files of the raw zone that killed loaders never finished go after a day.
     """
     from market_data import maintenance, output
 

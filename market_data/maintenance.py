@@ -4,6 +4,7 @@
                                                                                     └── no ──> rolled back
                                          published again, as a new version <──────────────────────────┘
     releases, pins ── keep ──> expire all other snapshots ──> clean up: by age, what no kept snapshot needs
+    raw zone ── what loaders that were killed left unfinished ──> removed by age
 
 To compact is to delete the rows of some files and to insert them again, in one transaction: plain SQL, which DuckLake
 partitions and sorts. The files of older versions stay as they are until those versions expire, the rows are proven
@@ -25,6 +26,7 @@ import duckdb
 
 from loaders import failpoints
 from loaders.settings import MIB, Settings
+from loaders.store import StoreError, open_store
 from market_data import bookkeeping, lake, lock, publishing
 
 TIERS = (0, MIB, 8 * MIB, 64 * MIB)
@@ -44,7 +46,8 @@ EXPIRED_AT_ONCE = 1000
 GRACE = dt.timedelta(hours=6)
 """How long a file stays after the last version that needs it: longer than the longest query."""
 ORPHAN_AGE = dt.timedelta(days=1)
-"""How old a file must be that the catalog does not know: longer than the longest build."""
+"""How old a file must be that the catalog does not know, or that a loader has not finished: longer than the longest
+build or load."""
 
 _CATALOG = "__ducklake_metadata_lake"
 
@@ -101,6 +104,9 @@ class Maintained:
     orphans: int
     """Files that the catalog does not know, left by killed writers, removed now."""
     why_no_orphans: str | None
+    unfinished: int
+    """Files and uploads of the raw zone that killed loaders left unfinished, removed now. No reader ever sees them."""
+    why_no_unfinished: str | None
 
 
 def compact(
@@ -369,6 +375,7 @@ def maintain(
         removed, waiting = _clean_up(connection, settings, grace, dry_run)
         orphans, why_no_orphans = _remove_orphans(connection, orphan_age, dry_run)
         release = publishing.published(connection)
+    unfinished, why_no_unfinished = _remove_unfinished(settings, orphan_age, dry_run)
     return Maintained(
         version=release.version if release else None,
         published=bool(tables),
@@ -381,6 +388,8 @@ def maintain(
         waiting=waiting,
         orphans=orphans,
         why_no_orphans=why_no_orphans,
+        unfinished=unfinished,
+        why_no_unfinished=why_no_unfinished,
     )
 
 
@@ -473,6 +482,14 @@ def _remove_orphans(connection: duckdb.DuckDBPyConnection, age: dt.timedelta, dr
     if found and not dry_run:
         connection.execute(f"{call} false)")
     return len(found), None
+
+
+def _remove_unfinished(settings: Settings, age: dt.timedelta, dry_run: bool) -> tuple[int, str | None]:
+    """Remove what killed loaders left unfinished in the raw zone; how many, or why none."""
+    try:
+        return open_store(settings.raw, settings.s3).remove_unfinished(age, dry_run=dry_run), None
+    except StoreError as error:
+        return 0, str(error)
 
 
 def _ago(age: dt.timedelta) -> str:

@@ -192,6 +192,10 @@ def show_maintenance(done: Maintained, screen: Console, *, dry_run: bool) -> Non
         say(f"looked for no files of killed writers: {done.why_no_orphans}")
     elif done.orphans:
         say(f"{would} {_count(done.orphans, 'file')} that killed writers left")
+    if done.why_no_unfinished:
+        say(f"looked for nothing that killed loaders left in the raw zone: {done.why_no_unfinished}")
+    elif done.unfinished:
+        say(f"{would} {_count(done.unfinished, 'unfinished file')} that killed loaders left in the raw zone")
 
 
 def show_releases(found: list[Published], screen: Console, *, as_json: bool) -> None:

@@ -23,10 +23,12 @@ from unittest import mock
 
 import duckdb
 import pytest
+from click.testing import CliRunner
 
 from loaders import failpoints
 from loaders.settings import Settings
-from market_data import bookkeeping, lake, lock, maintenance, publishing
+from loaders.store import LocalStore, StoreError
+from market_data import bookkeeping, cli, lake, lock, maintenance, publishing
 
 SEED = int(os.environ.get("MDP_TEST_SEED", "1"))
 TABLES = ("research.bars", "versioned.facts")
@@ -228,6 +230,33 @@ def test_killed_between_any_two_steps(crumbled: Lake, point: str) -> None:
     crumbled.check()
     with crumbled.writer() as connection:
         assert maintenance.tasks(connection, 1) == []
+
+
+def test_what_killed_loaders_left_in_the_raw_zone_goes_and_is_told(crumbled: Lake) -> None:
+    raw = Path(crumbled.settings.raw)
+    old, young = raw / ".tmp" / ("a" * 32), raw / ".tmp" / ("b" * 32)
+    whole = raw / "binance_spot" / "ingest_date=2024-06-04" / "0a-0.parquet"
+    for path in (old, young, whole):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    for path in (old, whole):
+        os.utime(path, (time.time() - 90_000, time.time() - 90_000))
+    settings = {"MDP_RAW": str(raw), "MDP_LAKE": crumbled.settings.lake, "MDP_LAKE_DATA": crumbled.settings.lake_data}
+
+    def said(*arguments: str) -> str:
+        done = CliRunner(env=settings).invoke(cli.main, ["maintain", "--keep-days", "1000", *arguments])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "would remove 1 unfinished file that killed loaders left in the raw zone" in said("--dry-run")
+    assert old.exists()
+    assert "\nremoved 1 unfinished file that killed loaders left in the raw zone" in said()
+    assert (old.exists(), young.exists(), whole.exists()) == (False, True, True)
+    assert "unfinished" not in said()
+    with mock.patch.object(LocalStore, "remove_unfinished", side_effect=StoreError(13, "not allowed")):
+        assert "looked for nothing that killed loaders left in the raw zone: [Errno 13] not allowed" in said()
+    crumbled.maintain()
+    crumbled.check()
 
 
 @pytest.mark.parametrize(

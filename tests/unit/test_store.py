@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +24,7 @@ from loaders.settings import S3Settings
 from loaders.store import LocalStore, S3Store, Store, StoreError, open_store
 
 OpenS3 = Callable[..., S3Store]
+DAY = dt.timedelta(days=1)
 
 
 @pytest.fixture
@@ -204,6 +207,143 @@ def test_what_vanishes_while_it_is_written_is_told(tmp_path: Path, monkeypatch: 
     with pytest.raises(StoreError, match="a/b: No such file"), store.open_write("a/b") as sink:
         sink.write(b"x")
     assert list(store.list("")) == []
+
+
+def left_unfinished(root: Path, age: dt.timedelta, name: str | None = None) -> Path:
+    """A file as a writer leaves it that is killed, untouched for so long."""
+    path = root / ".tmp" / (name or uuid4().hex)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"half")
+    then = time.time() - age.total_seconds()
+    os.utime(path, (then, then))
+    return path
+
+
+def test_files_that_killed_writers_left_go_after_a_day(tmp_path: Path) -> None:
+    store, minute = open_store(str(tmp_path)), dt.timedelta(minutes=1)
+    assert store.remove_unfinished(DAY) == 0
+    assert not (tmp_path / ".tmp").exists()
+    old = [left_unfinished(tmp_path, age) for age in (DAY + minute, 100 * DAY)]
+    young = [left_unfinished(tmp_path, age) for age in (DAY - minute, -DAY)]
+    foreign = [left_unfinished(tmp_path, 9 * DAY, name) for name in ("notes.txt", "a" * 31, "a" * 33, "A" * 32)]
+    folder, link = tmp_path / ".tmp" / ("d" * 32), tmp_path / ".tmp" / ("e" * 32)
+    folder.mkdir()
+    os.utime(folder, (0, 0))
+    link.symlink_to(foreign[0])
+    os.utime(link, (0, 0), follow_symlinks=False)
+    assert store.remove_unfinished(DAY, dry_run=True) == 2
+    assert all(path.exists() for path in old)
+    assert store.remove_unfinished(DAY) == 2
+    assert sorted((tmp_path / ".tmp").iterdir()) == sorted([*young, *foreign, folder, link])
+    assert store.remove_unfinished(DAY) == 0
+
+
+def test_a_writer_killed_between_link_and_removal_keeps_its_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The object and the file that it was written to are one file of two names: one of them goes."""
+    store = open_store(str(tmp_path))
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "unlink", lambda *_, **__: None)
+        assert store.put_if_absent("a/b", b"whole")
+    os.utime(tmp_path / "a/b", (0, 0))
+    assert store.remove_unfinished(DAY) == 1
+    assert store.get("a/b") == b"whole"
+    assert list((tmp_path / ".tmp").iterdir()) == []
+
+
+def test_running_writers_keep_their_files_and_who_sleeps_for_a_day_is_told(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    with store.open_write("a/b") as sink:
+        sink.write(b"x")
+        assert store.remove_unfinished(DAY) == 0
+    assert store.get("a/b") == b"x"
+    with pytest.raises(StoreError, match="a/c: No such file"), store.open_write("a/c") as sink:
+        (asleep,) = (tmp_path / ".tmp").iterdir()
+        os.utime(asleep, (0, 0))
+        assert store.remove_unfinished(DAY) == 1
+        sink.write(b"x")
+    assert list(store.list("")) == ["a/b"]
+    assert store.put_if_absent("a/c", b"again")
+
+
+def test_what_ends_while_the_unfinished_are_removed_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_unfinished(tmp_path, 2 * DAY)
+
+    def ended(path: Path) -> None:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "unlink", ended)
+    assert open_store(str(tmp_path)).remove_unfinished(DAY) == 0
+
+
+def test_a_directory_of_unfinished_files_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(StoreError, match=r"\.tmp: Permission denied"):
+        open_store(str(tmp_path)).remove_unfinished(DAY)
+
+
+@pytest.mark.services
+def test_uploads_that_killed_writers_left_are_aborted_after_a_day(open_s3: OpenS3) -> None:
+    """The server says of each upload that it has just begun: another day is told by a negative age."""
+    store = open_s3()
+    other = S3Store(store.bucket, store._base.rstrip("/") + "-2", S3Settings("a", "b"))
+    other._client = store._client
+    where = [{"Bucket": each.bucket, "Key": each._name(f"a/é b?{n}")} for each in (store, other) for n in range(2)]
+    for upload in where:
+        begun = store._client.create_multipart_upload(**upload)["UploadId"]
+        store._client.upload_part(**upload, UploadId=begun, PartNumber=1, Body=b"half")
+    store.put_if_absent("whole", b"whole")
+    assert store.remove_unfinished(DAY) == 0
+    assert store.remove_unfinished(-DAY, dry_run=True) == 2
+    assert store.remove_unfinished(-DAY) == 2
+    assert store.remove_unfinished(-DAY) == 0
+    assert list(store.list("")) == ["whole"]
+    assert other.remove_unfinished(-DAY) == 2, "those of another prefix stayed"
+
+
+class Uploads:
+    """An S3 client that knows uploads, each by its key and its age in hours; it gives them in pages of two."""
+
+    def __init__(self, *uploads: tuple[str, float]) -> None:
+        now = dt.datetime.now(dt.UTC)
+        self.there = [
+            {"Key": key, "UploadId": f"u{number:02}", "Initiated": now - dt.timedelta(hours=age)}
+            for number, (key, age) in enumerate(sorted(uploads))
+        ]
+        self.ended: set[str] = set()
+
+    def list_multipart_uploads(
+        self, *, Bucket: str, Prefix: str, KeyMarker: str = "", UploadIdMarker: str = ""
+    ) -> dict[str, Any]:
+        after = [each for each in self.there if (each["Key"], each["UploadId"]) > (KeyMarker, UploadIdMarker)]
+        return {"Uploads": after[:2], "IsTruncated": len(after) > 2} if after else {"IsTruncated": False}
+
+    def abort_multipart_upload(self, *, Bucket: str, Key: str, UploadId: str) -> None:
+        if UploadId in self.ended:
+            answer: Any = {"Error": {"Code": "NoSuchUpload"}, "ResponseMetadata": {"HTTPStatusCode": 404}}
+            raise ClientError(answer, "AbortMultipartUpload")
+        self.there = [each for each in self.there if (each["Key"], each["UploadId"]) != (Key, UploadId)]
+
+
+def test_uploads_go_by_their_age_page_by_page() -> None:
+    store = S3Store("bucket", "raw", S3Settings("a", "b"))
+    uploads = Uploads(*((f"raw/{n}", 24 + n - 3.5) for n in range(9)), ("raw/3", 30), ("rawhide/old", 99))
+    store._client = uploads
+    assert store.remove_unfinished(DAY, dry_run=True) == 6
+    assert store.remove_unfinished(DAY) == 6
+    assert [each["Key"] for each in uploads.there] == ["raw/0", "raw/1", "raw/2", "raw/3", "rawhide/old"]
+    uploads = Uploads(("raw/a", 99), ("raw/b", 99))
+    uploads.ended.add("u00")
+    store._client = uploads
+    assert store.remove_unfinished(DAY) == 1, "one has ended by itself"
 
 
 class FakeClient:
