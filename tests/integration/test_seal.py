@@ -6,6 +6,7 @@ files and a stream, loaded on days that are over ── built ── sealed ─�
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pyarrow as pa
@@ -23,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
+from worlds.streams import Loader, Zone, numbered, produce, wait_for
 from worlds.warehouse import Warehouse, differences
 
 import loaders.failpoints
@@ -37,6 +39,9 @@ from loaders.segments import Load, SegmentWriter
 from loaders.store import Store, open_store
 from loaders.times import day, iso, parse_time
 from market_data import bookkeeping, lake, publishing
+
+if TYPE_CHECKING:
+    from conftest import KafkaServer
 
 DAY = "2024-06-04"
 AT = parse_time(f"{DAY}T10:00:00Z")
@@ -386,6 +391,130 @@ def test_a_day_that_is_not_over_is_refused(warehouse: Warehouse, clock: list[int
     stream(open_store(warehouse.settings.raw), 9, ["ETHUSDT"])
     assert [outcome.day for outcome in sealed(warehouse)] == [DAY]
     assert statuses(sealed(warehouse, date="2024-06-01")) == ["nothing"]
+
+
+@dataclasses.dataclass
+class Midnight:
+    """The clock of processes that are given `environment`: a minute before midnight, and then, when told, after it."""
+
+    root: Path
+    day: str = "2024-08-09"
+
+    def __post_init__(self) -> None:
+        (self.root / "sitecustomize.py").write_text(
+            "import pathlib, time\n"
+            "real, place = time.time_ns, pathlib.Path(__file__).with_name('offset')\n"
+            "time.time_ns = lambda: real() + int(place.read_text())\n"
+        )
+        self._set(f"{self.day}T23:59:00Z")
+
+    def passes(self) -> None:
+        self._set("2024-08-10T00:00:01Z")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PYTHONPATH": str(self.root), "MDP_LOG": "json"}
+
+    def _set(self, now: str) -> None:
+        draft = self.root / "draft"
+        draft.write_text(str(parse_time(now) - time.time_ns()))
+        draft.replace(self.root / "offset")
+
+
+@contextlib.contextmanager
+def started(zone: Zone, *arguments: str, failpoint: str | None = None) -> Iterator[Loader]:
+    """`mdp` at work beside the test."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from market_data.cli import main; main()", *arguments],
+        env=zone.environment(failpoint),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    running = Loader(process)
+    reader = threading.Thread(target=running.read)
+    reader.start()
+    try:
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+
+
+def is_stopped(running: Loader) -> bool:
+    return Path(f"/proc/{running.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc here")
+def test_a_seal_beside_loaders_and_a_build(tmp_path: Path, kafka_server: KafkaServer) -> None:
+    """One loader is caught by midnight in the middle of a flush, and commits to the day that is over while that is
+    sealed; another goes on into the new day; and a build reads all of them meanwhile."""
+    warehouse, clock = Warehouse(tmp_path), Midnight(tmp_path)
+    places = {"MDP_LAKE": warehouse.settings.lake, "MDP_LAKE_DATA": warehouse.settings.lake_data}
+    zone = Zone(tmp_path, kafka_server.bootstrap, kafka=clock.environment | places)
+    late, steady = kafka_server.new_topic(retention_ms="-1"), kafka_server.new_topic(2, retention_ms="-1")
+    sent: Counter[str] = Counter()
+
+    def send(topic: str, count: int) -> None:
+        first = sent.total()
+        messages = numbered(first, count, partitions=2 if topic == steady else 1)
+        produce(zone.bootstrap, topic, [dataclasses.replace(each, timestamp_ms=1_723_161_256_000) for each in messages])
+        sent[topic] += count
+
+    def landed(topic: str) -> int:
+        return sum(entry.records for entry in zone.entries() if entry.source == topic)
+
+    def run(*arguments: str) -> list[str]:
+        with started(zone, *arguments) as running:
+            assert running.wait() == 0, running.said
+        return running.said
+
+    send(late, 300)
+    send(steady, 600)
+    limits = ("--segment-rows", "100", "--segment-seconds", "0.5")
+    with (
+        zone.started(late, *limits, failpoint="after-files:stop") as caught,
+        zone.started(steady, *limits) as going_on,
+    ):
+        wait_for(lambda: is_stopped(caught), "a flush")
+        wait_for(lambda: landed(steady) == 600, "what is there before midnight")
+        clock.passes()
+        with started(zone, "seal", "--feed", "binance_spot", failpoint="after-sealed-files:stop") as sealing:
+            wait_for(lambda: is_stopped(sealing), "the sealed files")
+            with started(zone, "build") as building:
+                building.until_says("build-started")
+                for topic in (late, steady):
+                    send(topic, 300)
+                caught.process.send_signal(signal.SIGCONT)
+                wait_for(lambda: landed(late) > 0, "the flush that midnight has caught")
+                sealing.process.send_signal(signal.SIGCONT)
+                assert sealing.wait() == 0, sealing.said
+                assert building.process.poll() is None, "the build was to run for as long as the seal"
+                assert building.wait() == 0, building.said
+        (first,) = Ledger(open_store(warehouse.settings.raw)).entries("seal/")
+        of_the_day = [entry for entry in zone.entries() if f"={clock.day}/" in entry.files[0].path]
+        assert {entry.source for entry in of_the_day} == {late, steady}
+        after_the_seal = [entry for entry in of_the_day if entry.source == late]
+        assert (first.records, len(after_the_seal), len(first.sealed)) == (600, 1, len(of_the_day) - 1)
+        # Both are at work still: the late load is sealed, and what was sealed before is removed. No build is running.
+        said = run("seal", "--feed", "binance_spot", "--grace-days", "0")
+        assert [json.loads(line)["event"] for line in said] == ["day-sealed", "day-removed"]
+        there = Path(warehouse.settings.raw, "binance_spot", f"ingest_date={clock.day}").glob("*.parquet")
+        assert {path.name for path in there} == {file.path.rpartition("/")[2] for file in after_the_seal[0].files}
+        for topic in (late, steady):
+            send(topic, 100)
+        wait_for(lambda: (landed(late), landed(steady)) == (700, 1_000), "the rest")
+        for loader in (caught, going_on):
+            loader.process.send_signal(signal.SIGTERM)
+            assert loader.wait() == 0, loader.said
+    run("build")
+    counted = Counter(warehouse.ask("select source, source_partition, source_position from canonical.trades"))
+    assert counted == Counter(
+        [*((late, 0, n) for n in range(700)), *((steady, part, n) for part in range(2) for n in range(500))]
+    )
+    assert warehouse.ask("select bool_and(is_conserved) from observability.conservation") == [(True,)]
+    assert verified(warehouse) == []
 
 
 class Killed(BaseException):
