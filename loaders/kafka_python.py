@@ -12,6 +12,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from operator import attrgetter
 from typing import Any
 
 from loaders.consumers import (
@@ -32,6 +33,9 @@ from loaders.consumers import (
     Topic,
 )
 from loaders.settings import KafkaSecurity
+
+GATHER_RECORDS = 500
+"""Records that the client is asked for at once."""
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +95,25 @@ class KafkaPython:
         self.hold([_at(partition)])
 
     def poll(self, seconds: float) -> dict[Partition, Batch]:
-        with _told():
-            polled = self._consumer.poll(int(seconds * 1000))
-        return {Partition(*where): _batch(records) for where, records in polled.items()}
+        """Gather what is there, a few records at a time: how large they are is known when they are there.
+
+        What the brokers send is compressed, so that its size bounds nothing.
+        """
+        gathered: dict[Any, list[Any]] = {}
+        count = size = 0
+        wait = int(seconds * 1000)
+        while count < POLL_RECORDS and size < PARTITION_FETCH_BYTES:
+            with _told():
+                polled = self._consumer.poll(wait, min(GATHER_RECORDS, POLL_RECORDS - count))
+            if not polled:
+                break
+            for where, records in polled.items():
+                gathered.setdefault(where, []).extend(records)
+                count += len(records)
+                for sizes in ("serialized_key_size", "serialized_value_size", "serialized_header_size"):
+                    size += sum(map(attrgetter(sizes), records))
+            wait = 0
+        return {Partition(*where): _batch(records) for where, records in gathered.items()}
 
     def changes(self) -> Changes:
         with self._lock:

@@ -11,7 +11,8 @@
 
 A book is a listing and one of its books (`full`, or the venue's own `depth5`); its date and place among its messages
 are `book_date` and `book_order` of int_book_updates__versioned and int_book_losses__versioned. A loss counts from a
-book's first snapshot on, or where its date has messages of the book: a book of which nobody has read anything is none.
+book's first snapshot on, or behind a message of the book of the same date: a book of which nobody has read anything is
+none.
 A book's first snapshot of all goes on with the updates of the date before that it does not hold. Nothing here depends
 on how records were cut into loads.
 """

@@ -408,7 +408,13 @@ def status(as_json: bool) -> None:
 @main.command()
 @click.option("--feed", "feeds", required=True, multiple=True, metavar="FEED", help="A stream; may be repeated.")
 @click.option("--topic", help="Another topic than the registry's, for a single feed.")
-@click.option("--loaders", type=click.IntRange(1), default=1, show_default=True, help="Processes that share the load.")
+@click.option(
+    "--loaders",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes for each feed, which share its partitions.",
+)
 @click.option("--until", metavar="WHEN", help="Stop there, built: caught-up (what is in Kafka now) or an ISO time.")
 @click.option(
     "--segment-seconds",
@@ -460,14 +466,17 @@ def live(
         arguments += [name, value] if value is not None else []
     for reason in accept:
         arguments += ["--accept", reason]
-    metrics, each = living.Metrics(), [list(arguments) for _ in range(loaders)]
+    metrics, names = living.Metrics(), [feed.name for feed in streams]
+    each = [
+        (f"loader {number} of {name}", ["--feed", name, *arguments])
+        for name in names
+        for number in range(1, loaders + 1)
+    ]
     if metrics_port is not None:
-        for number, own in enumerate(each, start=1):
+        for number, (_, own) in enumerate(each, start=1):
             own += ["--metrics-port", str(metrics_port + number), "--metrics-host", metrics_host]
         living.serve(metrics, metrics_host, metrics_port)
-    supervisor = living.Supervisor(
-        settings, [feed.name for feed in streams], arguments=each, has_end=until is not None, metrics=metrics
-    )
+    supervisor = living.Supervisor(settings, names, loaders=each, has_end=until is not None, metrics=metrics)
     try:
         failures = living.supervise(supervisor)
     except living.AlreadyLiveError as error:

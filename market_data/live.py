@@ -1,6 +1,6 @@
 """`mdp live`: loaders and builds, supervised together.
 
-    Kafka ── mdp load kafka, one process or more ──▶ raw zone
+    Kafka ── mdp load kafka, a process or more for each feed ──▶ raw zone
                       │ a segment is committed          │
                       ▼                                 ▼
                  Supervisor ── there is something ──▶ builder (market_data/builder.py) ──▶ published version
@@ -9,7 +9,7 @@
 
 Whichever process ends before it should is started again, after a pause that doubles up to LONGEST_PAUSE; not so a
 loader that ends with USAGE_ERROR, which would end so again. Loading goes on while builds fail, and builds while loaders
-stand still.
+stand still. A loader reads one feed: what holds one feed up holds up no other.
 """
 
 from __future__ import annotations
@@ -108,7 +108,12 @@ class Child:
     ended: int = 0
     """How often in a row it has ended soon after it was started."""
     next_start: float = 0.0
+    met: str | None = None
+    """The last error that it told of since it was started."""
     last_error: str | None = None
+    """Why it ended, the last time."""
+    has_worked: bool = False
+    """It has come further than to read what it is told to do."""
     is_done: bool = False
     """It has ended, and is not started again."""
     has_failed: bool = False
@@ -160,7 +165,7 @@ class Child:
             "pid": self.process.pid if self.process else None,
             "state": state,
             "ended": self.ended,
-            "last_error": self.last_error,
+            "last_error": self.met or self.last_error,
             "next_start": round(time.time() + wait, 1) if state == "waiting" else None,
         }
 
@@ -183,20 +188,16 @@ class Supervisor:
         settings: Settings,
         feeds: Sequence[str],
         *,
-        arguments: Sequence[Sequence[str]],
+        loaders: Sequence[tuple[str, Sequence[str]]],
         has_end: bool,
         metrics: Metrics,
     ) -> None:
-        """`arguments`: those of each `mdp load kafka`; `has_end`: whether they say where loading stops."""
+        """`loaders`: name and arguments of each `mdp load kafka`; `has_end`: whether they say where loading stops."""
         self._settings, self._feeds, self._metrics, self._has_end = settings, list(feeds), metrics, has_end
         self._events: queue.SimpleQueue[tuple[Child, dict[str, Any]]] = queue.SimpleQueue()
         env = {**os.environ, "MDP_LOG": "json"}
-        named = [argument for feed in feeds for argument in ("--feed", feed)]
-        command = [sys.executable, "-c", LOADER, "load", "kafka", *named]
-        self._loaders = [
-            Child(f"loader {number}", [*command, *own], env, self._events)
-            for number, own in enumerate(arguments, start=1)
-        ]
+        command = [sys.executable, "-c", LOADER, "load", "kafka"]
+        self._loaders = [Child(name, [*command, *own], env, self._events) for name, own in loaders]
         self._builder = Child("builder", [sys.executable, "-m", "market_data.builder"], env, self._events)
         self._started = time.time()
         self._build: dict[str, Any] = {"state": "starting"}
@@ -237,27 +238,29 @@ class Supervisor:
         code = child.reap()
         if code == 0 and self._has_end and child is not self._builder:
             child.is_done = True
-        elif code == USAGE_ERROR and child is not self._builder and child.ended == 0:
+        elif code == USAGE_ERROR and child is not self._builder and not child.has_worked:
             child.is_done = child.has_failed = True
             message = f"{child.name} cannot work and is not started again: {self._reason(child, code)}"
             self._failures.append(message)
             logs.event(log, "process-ended", message, logging.ERROR, process=child.name)
         elif code is not None:
             reason = self._reason(child, code)
-            child.ended = 1 if time.monotonic() - child.started > STEADY_SECONDS else child.ended + 1
+            child.ended, child.has_worked = child.ended + 1, True
             pause = min(LONGEST_PAUSE, 2.0 ** min(child.ended - 1, 10))
             child.next_start = time.monotonic() + pause
             self._metrics.restarts.labels(child.name).inc()
             message = f"{child.name} has ended ({reason}); it is started again in {pause:.0f} s"
             logs.event(log, "process-ended", message, logging.ERROR, process=child.name, seconds=pause)
+        if child.process is not None and time.monotonic() - child.started > STEADY_SECONDS:
+            child.ended, child.last_error, child.has_worked = 0, None, True
         if child.process is None and not child.is_done and time.monotonic() >= child.next_start:
-            child.last_error = None
+            child.met = None
             child.start()
 
     def _reason(self, child: Child, code: int) -> str:
         """Return why a process has ended, noted as its last error."""
         self._take_events(0)
-        child.last_error = child.last_error or (f"killed by signal {-code}" if code < 0 else f"exit code {code}")
+        child.last_error = child.met or (f"killed by signal {-code}" if code < 0 else f"exit code {code}")
         return child.last_error
 
     def _take_events(self, seconds: float) -> None:
@@ -278,7 +281,7 @@ class Supervisor:
         if name == "segment-committed":
             self._builder.nudge()
         if level >= logging.ERROR or name == "complained":
-            child.last_error = message
+            child.met = message
         known = {"time", "level", "logger", "event", "message"}
         fields = {key: value for key, value in event.items() if key not in known}
         logs.event(log, name, message, level, process=child.name, **fields)

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import duckdb
 
@@ -68,6 +68,20 @@ def writers_lock(settings: Settings) -> Iterator[None]:
 def is_held(settings: Settings) -> bool:
     """Whether this process holds the lock."""
     return lock_path(settings) in _held
+
+
+def holder(settings: Settings) -> dict[str, Any] | None:
+    """Who of this machine holds the lock: `pid`, `command`, and `since` when (UTC); None where nobody does."""
+    try:
+        with lock_path(settings).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                told: dict[str, Any] = json.loads(file.read())
+                return told
+    except (OSError, ValueError):  # no lake yet; or its holder is just writing who it is
+        return None
+    return None
 
 
 def acquire(settings: Settings) -> None:

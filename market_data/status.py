@@ -25,7 +25,7 @@ from loaders.registry import load_registry
 from loaders.settings import Settings
 from loaders.store import open_store
 from loaders.times import parse_time
-from market_data import bookkeeping, lake, live, publishing
+from market_data import bookkeeping, lake, live, lock, publishing
 from market_data.client import NotPublishedError, published_version
 from market_data.output import told_read_otherwise
 
@@ -97,6 +97,8 @@ class Overview:
     note: str | None = None
     read_otherwise: tuple[tuple[str, int], ...] = ()
     """Feeds with loads that their code of today has not read, and how many."""
+    writer: dict[str, Any] | None = None
+    """Who of this machine writes to the lake, where the last run is unfinished: pid, command, since."""
     live: dict[str, Any] | None = None
     """What a running `mdp live` of this machine tells of itself (market_data/live.py)."""
 
@@ -122,7 +124,10 @@ def overview(settings: Settings) -> Overview:
         feeds.append(FeedStatus(feed, loads, refused, records, quarantined, conserved, last, age, is_late))
     with lake.open_version(settings, None) as head:
         is_unfinished = publishing.last_event(head) in publishing.UNFINISHED
-    return Overview(version, feeds, waiting, is_unfinished, behind, read_otherwise=read_otherwise, live=alive)
+    writer = lock.holder(settings) if is_unfinished else None
+    return Overview(
+        version, feeds, waiting, is_unfinished, behind, read_otherwise=read_otherwise, writer=writer, live=alive
+    )
 
 
 def as_json(found: Overview) -> str:
@@ -184,7 +189,9 @@ def _show_feeds(found: Overview, screen: Console) -> None:
     if found.read_otherwise:
         screen.print(told_read_otherwise(found.read_otherwise), soft_wrap=True)
     if found.is_unfinished:
-        screen.print("[yellow]the last run failed or is under way[/yellow]; readers have the version above")
+        run = "a run is under way" if found.writer else "the last run failed, or is under way on another machine"
+        who = f" (process {found.writer['pid']}, {found.writer['command']})" if found.writer else ""
+        screen.print(f"[yellow]{run}[/yellow]{escape(who)}; readers have the version above", soft_wrap=True)
 
 
 def _show_lags(lags: list[Lag], screen: Console) -> None:
@@ -222,12 +229,13 @@ def _show_live(live: dict[str, Any], screen: Console) -> None:
             highlight=False,
         )
     for process in (*live["loaders"], builder):
-        if process["state"] in ("waiting", "failed"):
+        is_ended = process["state"] in ("waiting", "failed")
+        if is_ended or process["ended"]:
             wait = process["next_start"] and _age(max(0, round(process["next_start"] - now)))
-            then = f"is started again in {wait}" if wait else "is not started again"
-            reason = escape(str(process["last_error"]))
+            then = f"is started again in {wait}" if wait else "is not started again" if is_ended else "runs again"
+            times = f" {process['ended']} times" if process["ended"] > 1 else ""
             screen.print(
-                f"[red]{process['name']} has ended[/red], {then}: {reason}",
+                f"[red]{process['name']} has ended{times}[/red], {then}: {escape(str(process['last_error']))}",
                 soft_wrap=True,
                 highlight=False,
             )

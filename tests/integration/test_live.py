@@ -145,7 +145,7 @@ def test_what_is_sent_is_published_whatever_ends_meanwhile(run: Live) -> None:
         run.arrive()
         said = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
         assert 'mdp_restarts_total{process="builder"} 1.0' in said
-        assert 'mdp_restarts_total{process="loader 1"} 1.0' in said
+        assert 'mdp_restarts_total{process="loader 1 of binance_spot"} 1.0' in said
         assert 'mdp_builds_total{outcome="failed"} 0.0' in said
         loaded = urllib.request.urlopen(f"http://127.0.0.1:{port + 2}/metrics", timeout=10).read().decode()
         assert "mdp_loaded_records_total" in loaded
@@ -198,7 +198,7 @@ def test_what_is_sent_is_published_whatever_ends_meanwhile(run: Live) -> None:
         assert process.wait(PATIENCE) == 0
     assert run.rows() == run.sent
     events = {event["event"]: event for event in map(json.loads, run.said)}
-    assert events["segment-committed"]["process"] == "loader 1"
+    assert events["segment-committed"]["process"] == "loader 1 of binance_spot"
     assert events["version-published"]["loads"] >= 1
 
 
@@ -209,7 +209,8 @@ def test_a_loader_that_cannot_go_on_is_told_and_tried_again(run: Live) -> None:
     with run.started() as process:
         run.until(lambda now: now and now["loaders"][0]["state"] == "waiting", "a loader that has ended")
         assert "not-there-yet" in str(run.state()["loaders"][0]["last_error"])
-        wait_for(lambda: "has ended" in run.status(), "the status to tell of it")
+        run.until(lambda now: now and now["loaders"][0]["ended"] > 1, "another try")
+        assert "loader 1 of binance_spot has ended" in run.status()
         process.kill()
     run.until(lambda now: not now.get("is_running", True), "the lock's end")
     assert "has crashed" in run.status()

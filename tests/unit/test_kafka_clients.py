@@ -42,6 +42,45 @@ def test_kafka_python_takes_what_comes_right_before_the_end() -> None:
     ours.close()
 
 
+def test_kafka_python_takes_few_large_records_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backlog that compresses well is small on its way, and must not fill the memory."""
+    import kafka
+    from kafka.consumer.fetcher import ConsumerRecord
+
+    from loaders import kafka_python
+    from loaders.consumers import PARTITION_FETCH_BYTES, POLL_RECORDS
+
+    left = {"large": 30_000, "small": 30_000}
+    value = {"large": bytes(1 << 16), "small": b"{}"}
+
+    class Backlog:
+        """kafka-python's consumer, which has all records at hand."""
+
+        def __init__(self, **_options: object) -> None: ...
+
+        def close(self) -> None: ...
+
+        def poll(self, _milliseconds: int, most: int) -> dict[kafka.TopicPartition, list[ConsumerRecord]]:
+            topic = "large" if left["large"] else "small"
+            taken = min(most, left[topic])
+            left[topic] -= taken
+            of = {name: 0 if name.endswith("size") else None for name in ConsumerRecord._fields}
+            of |= {"value": value[topic], "serialized_value_size": len(value[topic]), "headers": ()}
+            return {kafka.TopicPartition(topic, 0): [ConsumerRecord(**of)] * taken} if taken else {}
+
+    monkeypatch.setattr(kafka, "KafkaConsumer", Backlog)
+    monkeypatch.setattr(kafka.admin, "KafkaAdminClient", Backlog)
+    client = kafka_python.KafkaPython(Membership.by(Settings.from_env({})))
+    sizes = []
+    while polled := client.poll(0):
+        ((where, batch),) = polled.items()
+        sizes.append((where.topic, len(batch.values), sum(len(one or b"") for one in batch.values)))
+    largest = PARTITION_FETCH_BYTES + kafka_python.GATHER_RECORDS * len(value["large"])
+    assert sum(count for _, count, _ in sizes) == 60_000
+    assert all(size <= largest for _, _, size in sizes)
+    assert sizes[-3:] == [("small", POLL_RECORDS, 2 * POLL_RECORDS)] * 3
+
+
 def test_confluent_tells_what_reading_met_whatever_is_asked_meanwhile() -> None:
     from confluent_kafka import KafkaError
 

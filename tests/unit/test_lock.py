@@ -48,8 +48,16 @@ def holder(settings: Settings) -> Iterator[subprocess.Popen[str]]:
     process.wait()
 
 
+def test_who_holds_it_is_known_to_others(settings: Settings, holder: subprocess.Popen[str]) -> None:
+    told = lock.holder(settings)
+    assert told is not None and told["pid"] == holder.pid
+    holder.kill()
+    holder.wait()
+    assert lock.holder(settings) is None
+
+
 def test_a_process_may_take_it_again(settings: Settings) -> None:
-    assert not lock.is_held(settings)
+    assert not lock.is_held(settings) and lock.holder(settings) is None
     with lock.writers_lock(settings), lock.writers_lock(settings):
         assert lock.is_held(settings)
     assert not lock.is_held(settings)

@@ -47,7 +47,8 @@ class Small(Supervisor):
 
     def __init__(self, tmp_path: Path, *loaders: str, builder: str = BUILDS) -> None:
         settings = Settings.from_env({"MDP_RAW": str(tmp_path), "MDP_LAKE": str(tmp_path / "lake.sqlite")})
-        super().__init__(settings, ["f"], arguments=[[]] * len(loaders), has_end=False, metrics=Metrics())
+        named: list[tuple[str, list[str]]] = [(f"loader {number}", []) for number in range(1, len(loaders) + 1)]
+        super().__init__(settings, ["f"], loaders=named, has_end=False, metrics=Metrics())
         for child, program in zip((*self._loaders, self._builder), (*loaders, builder), strict=True):
             child.command = [child.command[0], "-c", program]
         self.ready: set[str] = set()
@@ -63,6 +64,7 @@ class Small(Supervisor):
         super()._tell()
         self.state = live.read_state(self._settings) or {}
         if not self._asked_to_stop and all(child.name in self.ready or child.is_done for child in self._loaders):
+            self.at_work = {**self.state, "is_running": True}
             self.stop()
 
 
@@ -83,10 +85,70 @@ def test_a_loader_that_cannot_work_as_told_is_not_started_again(tmp_path: Path) 
         f"loader {number} cannot work and is not started again: feed x is gone" for number in (1, 2)
     ]
     assert supervisor.states() == ["failed", "failed"]
-    screen = Console(record=True, width=120, file=io.StringIO())
-    state = {**supervisor.state, "is_running": True}
-    status.show(status.Overview(1, [], 0, is_unfinished=False, kafka=Lags([], []), live=state), "raw", screen)
-    assert "loader 1 has ended, is not started again: feed x is gone" in screen.export_text()
+    told = shown(live=supervisor.at_work)
+    assert "loader 1 has ended, is not started again: feed x is gone" in told
+
+
+def test_each_feed_has_loaders_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What holds one feed up, as a topic that is not there, holds up no other."""
+    made: list[Supervisor] = []
+
+    def supervised(supervisor: Supervisor) -> list[str]:
+        made.append(supervisor)
+        return []
+
+    monkeypatch.setattr(live, "supervise", supervised)
+    monkeypatch.setattr(live, "serve", lambda *_: None)
+    env = {"MDP_RAW": str(tmp_path), "MDP_LAKE": str(tmp_path / "lake.sqlite")}
+    asked = ["--feed", FEED, "--feed", "coinbase_exchange", "--loaders", "2", "--metrics-port", "9100"]
+    assert CliRunner().invoke(main, ["live", *asked], env=env).exit_code == 0
+    told = {
+        child.name: [
+            child.command[at + 1] for at, word in enumerate(child.command) if word in ("--feed", "--metrics-port")
+        ]
+        for child in made[0]._loaders
+    }
+    assert told == {
+        "loader 1 of binance_spot": ["binance_spot", "9101"],
+        "loader 2 of binance_spot": ["binance_spot", "9102"],
+        "loader 1 of coinbase_exchange": ["coinbase_exchange", "9103"],
+        "loader 2 of coinbase_exchange": ["coinbase_exchange", "9104"],
+    }
+
+
+def shown(**told: Any) -> str:
+    """What `mdp status` prints."""
+    screen = Console(record=True, width=160, file=io.StringIO())
+    status.show(status.Overview(1, [], 0, kafka=Lags([], []), **{"is_unfinished": False} | told), "raw", screen)
+    return screen.export_text()
+
+
+def test_one_that_was_started_again_is_told_of_until_it_has_run_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = f"""
+from pathlib import Path
+import sys
+tries = Path({str(tmp_path / "tries")!r})
+if not tries.exists():
+    tries.touch()
+    sys.exit("the topic is not there")
+"""
+    supervisor = Small(tmp_path, tries + LEAVES)
+    assert run(supervisor) == []
+    assert "loader 1 has ended, runs again: the topic is not there" in shown(live=supervisor.at_work)
+
+    monkeypatch.setattr(live, "STEADY_SECONDS", 0.0)
+    (tmp_path / "tries").unlink()
+    supervisor = Small(tmp_path, f"{tries}import time; time.sleep(1)\n{LEAVES}")
+    assert run(supervisor) == []
+    assert "has ended" not in shown(live=supervisor.at_work)
+
+
+def test_a_run_that_is_under_way_is_told_from_one_that_failed(tmp_path: Path) -> None:
+    assert "the last run failed" in shown(is_unfinished=True)
+    told = shown(is_unfinished=True, writer={"pid": 12, "command": "mdp", "since": "2024-08-08T00:00:00Z"})
+    assert "a run is under way (process 12, mdp); readers have the version above" in told and "failed" not in told
 
 
 def test_one_that_has_worked_is_started_again_whatever_it_says(tmp_path: Path) -> None:

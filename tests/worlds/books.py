@@ -138,12 +138,10 @@ def rebuild(messages: Sequence[Message], grid: int, depth: int) -> tuple[list[Po
     points: list[Point] = []
     breaks: list[Broken] = []
     date = time = 0
-    read = {message.date for message in messages if not message.is_lost}
-    is_known = False
     for message in with_replays(messages):
-        if message.is_lost and not book.is_there and (message.date not in read or not is_known):
+        # Until a book is there, a loss counts where its date has had a message that could be read.
+        if message.is_lost and not book.is_there and message.date != date:
             continue
-        is_known = True
         if message.date != date:
             date = time = message.date
         time = max(time, min(max(message.event_time, date), date + DAY - 1))
