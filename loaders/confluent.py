@@ -14,7 +14,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -250,7 +250,8 @@ class Confluent:
         self._trouble_asking = None  # what reading met stays: the client may not tell of it again
         deadline = time.monotonic() + REQUEST_SECONDS + 5
         while not asked.done() and time.monotonic() < deadline:
-            self._admin.poll(0.05)
+            wait([asked], 0.05)
+            self._admin.poll(0)
             met = self._trouble_asking
             if met is not None and isinstance(error := self._told(met), StreamError):
                 raise error

@@ -64,7 +64,7 @@ def test_kafka_python_takes_few_large_records_at_once(monkeypatch: pytest.Monkey
             topic = "large" if left["large"] else "small"
             taken = min(most, left[topic])
             left[topic] -= taken
-            of = {name: 0 if name.endswith("size") else None for name in ConsumerRecord._fields}
+            of: dict[str, object] = {name: 0 if name.endswith("size") else None for name in ConsumerRecord._fields}
             of |= {"value": value[topic], "serialized_value_size": len(value[topic]), "headers": ()}
             return {kafka.TopicPartition(topic, 0): [ConsumerRecord(**of)] * taken} if taken else {}
 
