@@ -12,7 +12,6 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from operator import attrgetter
 from typing import Any
 
 from loaders.consumers import (
@@ -34,8 +33,8 @@ from loaders.consumers import (
 )
 from loaders.settings import KafkaSecurity
 
-GATHER_RECORDS = 500
-"""Records that the client is asked for at once."""
+MOST_AT_ONCE = 2_000
+"""Records that the client is asked for at once, where they are small."""
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +74,7 @@ class KafkaPython:
             undo.pop_all()
         self._lock = threading.Lock()
         self._fresh: set[Partition] = set()
+        self._at_once = MOST_AT_ONCE
 
     def topic(self, name: str) -> Topic | None:
         with _told():
@@ -104,15 +104,15 @@ class KafkaPython:
         wait = int(seconds * 1000)
         while count < POLL_RECORDS and size < PARTITION_FETCH_BYTES:
             with _told():
-                polled = self._consumer.poll(wait, min(GATHER_RECORDS, POLL_RECORDS - count))
+                polled = self._consumer.poll(wait, min(self._at_once, POLL_RECORDS - count))
             if not polled:
                 break
             for where, records in polled.items():
                 gathered.setdefault(where, []).extend(records)
-                count += len(records)
-                for sizes in ("serialized_key_size", "serialized_value_size", "serialized_header_size"):
-                    size += sum(map(attrgetter(sizes), records))
-            wait = 0
+            found = [record for records in polled.values() for record in records]
+            mean = 1 + _size(found[::10]) // len(found[::10])
+            count, size, wait = count + len(found), size + mean * len(found), 0
+            self._at_once = max(1, min(MOST_AT_ONCE, PARTITION_FETCH_BYTES // mean))
         return {Partition(*where): _batch(records) for where, records in gathered.items()}
 
     def changes(self) -> Changes:
@@ -324,6 +324,11 @@ def _keep_names_of_headers() -> None:
                 return super()._read_msg(*arguments)
 
     memory_records.DefaultRecordBatch = Batch
+
+
+def _size(records: list[Any]) -> int:
+    """Return the bytes of records' keys, values and headers; about, since one that is missing counts -1."""
+    return sum(sum(record[-3:]) for record in records)
 
 
 def _batch(records: list[Any]) -> Batch:
