@@ -19,6 +19,8 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -363,6 +365,22 @@ class S3Store(Store):
     def uri(self, key: str) -> str:
         return f"s3://{self.bucket}/{self._name(key)}"
 
+    def server_time(self) -> datetime | None:
+        """Ask for one name, once, and return the server's clock (UTC, whole seconds); None where it tells none.
+
+        Raises StoreError, or FileNotFoundError where what answers knows nothing of buckets.
+        """
+
+        def ask(_: int) -> dict[str, Any]:
+            answer: dict[str, Any] = self._client.list_objects_v2(Bucket=self.bucket, Prefix=self._base, MaxKeys=1)
+            return answer
+
+        told = str(self._call("", ask, 1)["ResponseMetadata"]["HTTPHeaders"].get("date"))
+        try:
+            return parsedate_to_datetime(told).astimezone(UTC)
+        except ValueError:
+            return None
+
     def delete(self, key: str) -> None:
         with suppress(FileNotFoundError):
             self._call(key, lambda _: self._client.delete_object(Bucket=self.bucket, Key=self._name(key)))
@@ -400,11 +418,11 @@ class S3Store(Store):
     def _name(self, key: str) -> str:
         return self._base + _checked(key)
 
-    def _call(self, key: str, request: Callable[[int], T]) -> T:
+    def _call(self, key: str, request: Callable[[int], T], attempts: int = ATTEMPTS) -> T:
         """Make a request, again where that can help. Raises FileNotFoundError for 404, else StoreError."""
         from botocore.exceptions import BotoCoreError
 
-        for attempt in range(ATTEMPTS):
+        for attempt in range(attempts):
             try:
                 return request(attempt)
             except Exception as error:
@@ -416,7 +434,7 @@ class S3Store(Store):
                 if status == 404 and _code(error) != "NoSuchBucket":
                     raise FileNotFoundError(key) from error
                 where, seconds = f"s3://{self.bucket}/{self._base}{key}", FIRST_WAIT * 2**attempt
-                if (status not in (0, 408, 409, 429) and status < 500) or attempt == ATTEMPTS - 1:
+                if (status not in (0, 408, 409, 429) and status < 500) or attempt == attempts - 1:
                     raise StoreError(f"S3 did not take or give {where}: {error}") from error
                 self.retries += 1
                 message = f"S3 did not take or give {where} ({error}); trying again in {seconds:.1f} s"

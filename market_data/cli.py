@@ -77,6 +77,7 @@ def main() -> None:
     mdp build                                   make tables of what is new, test them, publish them
     mdp sql "from research.bars_1d_as_of('2024-05-01')"
     mdp status                                  what came when, what was quarantined, how fresh it is
+    mdp doctor                                  whether the raw zone, the lake and Kafka can be used
     mdp quarantine list                         what cannot be used, and why
     mdp reprocess --feed binance_spot           read loads again that other code has read
     mdp connect                                 how to attach the lake from DuckDB, Python and BI tools
@@ -403,6 +404,25 @@ def status(as_json: bool) -> None:
         click.echo(overview.as_json(found))
     else:
         overview.show(found, settings.raw, screen)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def doctor(as_json: bool) -> None:
+    """Look at the set-up, before anything is loaded or built, and say what works.
+
+    Tries the raw zone, first of all whether of several writers of one object exactly one wins, which the ledger
+    stands on and not every S3 server keeps; then the lake, Kafka and the clock. Leaves nothing behind. Brokers that
+    do not answer are only a warning. The exit code is 1 if anything fails.
+    """
+    from market_data import doctor as checking
+
+    checks = checking.examine()
+    if as_json:
+        click.echo(checking.as_json(checks))
+    else:
+        checking.show(checks, screen)
+    sys.exit(0 if checking.is_well(checks) else 1)
 
 
 @main.command()
