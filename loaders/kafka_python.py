@@ -105,12 +105,12 @@ class KafkaPython:
         while count < POLL_RECORDS and size < PARTITION_FETCH_BYTES:
             with _told():
                 polled = self._consumer.poll(wait, min(self._at_once, POLL_RECORDS - count))
-            if not polled:
+            found = [record for records in polled.values() for record in records]
+            if not found:
                 break
             for where, records in polled.items():
                 gathered.setdefault(where, []).extend(records)
-            found = [record for records in polled.values() for record in records]
-            mean = 1 + _size(found[::10]) // len(found[::10])
+            mean = max(1, _size(found[::10]) // len(found[::10]))
             count, size, wait = count + len(found), size + mean * len(found), 0
             self._at_once = max(1, min(MOST_AT_ONCE, PARTITION_FETCH_BYTES // mean))
         return {Partition(*where): _batch(records) for where, records in gathered.items()}

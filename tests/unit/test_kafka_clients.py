@@ -51,7 +51,7 @@ def test_kafka_python_takes_few_large_records_at_once(monkeypatch: pytest.Monkey
     from loaders.consumers import PARTITION_FETCH_BYTES, POLL_RECORDS
 
     left = {"large": 30_000, "small": 30_000}
-    value = {"large": bytes(1 << 16), "small": b"{}"}
+    value = {"large": bytes(1 << 16), "small": b"1"}
 
     class Backlog:
         """kafka-python's consumer, which has all records at hand."""
@@ -65,7 +65,13 @@ def test_kafka_python_takes_few_large_records_at_once(monkeypatch: pytest.Monkey
             taken = min(most, left[topic])
             left[topic] -= taken
             of: dict[str, object] = {name: 0 if name.endswith("size") else None for name in ConsumerRecord._fields}
-            of |= {"value": value[topic], "serialized_value_size": len(value[topic]), "headers": ()}
+            of |= {
+                "value": value[topic],
+                "serialized_key_size": -1,
+                "serialized_value_size": len(value[topic]),
+                "serialized_header_size": -1,
+                "headers": (),
+            }
             return {kafka.TopicPartition(topic, 0): [ConsumerRecord(**of)] * taken} if taken else {}
 
     monkeypatch.setattr(kafka, "KafkaConsumer", Backlog)
@@ -79,7 +85,7 @@ def test_kafka_python_takes_few_large_records_at_once(monkeypatch: pytest.Monkey
     assert sum(count for count, _ in sizes) == 60_000
     assert sizes[0] == (kafka_python.MOST_AT_ONCE, kafka_python.MOST_AT_ONCE * len(value["large"]))
     assert all(size <= 2 * PARTITION_FETCH_BYTES for _, size in sizes[1:])
-    assert sizes[-3] == sizes[-2] == (POLL_RECORDS, 2 * POLL_RECORDS)
+    assert sizes[-3] == sizes[-2] == (POLL_RECORDS, POLL_RECORDS)
 
 
 def test_confluent_tells_what_reading_met_whatever_is_asked_meanwhile() -> None:
