@@ -278,6 +278,8 @@ class Supervisor:
         """Tell what a process has told, as if it were our own."""
         level = logging.getLevelName(str(event.get("level", "info")).upper())
         name, message = str(event.get("event")), str(event.get("message"))
+        if name == "said" and child is not self._builder:
+            return  # a loader's result, of which its log has told
         if name == "segment-committed":
             self._builder.nudge()
         if level >= logging.ERROR or name == "complained":
