@@ -146,7 +146,7 @@ def test_builds_in_any_order_keep_what_one_would_make(
 
 @pytest.mark.long
 @pytest.mark.parametrize("grid", [0, SECOND])
-@settings(max_examples=3_000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(two_books(), st.data())
 def test_many_more_builds(grid: int, books: list[tuple[int, Message]], data: st.DataObject) -> None:
     run_of_builds(books, grid, data)
