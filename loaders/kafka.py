@@ -129,7 +129,9 @@ class KafkaLoader:
         return self.totals
 
     def _load(self) -> None:
-        group = self._group or f"mdp-{zone_id(self._store)}"
+        # A group of its own for each choice of feeds: members wait for each other whenever partitions are shared anew.
+        names = sorted(feed.name for feed in self._feeds.values())
+        group = self._group or "-".join(["mdp", zone_id(self._store), *names])
         self._client = self._connect(Membership.by(self._settings, group, self._session_seconds))
         self._writers = ThreadPoolExecutor(1, "writer")
         try:

@@ -49,7 +49,7 @@ CLIENT = click.option(
     "single feed. "
     "Without it loading goes on until SIGTERM or Ctrl-C.",
 )
-@click.option("--group", help="The consumer group to share partitions with; by default this raw zone's own.")
+@click.option("--group", help="Consumer group to share partitions with; by default that of this raw zone and feeds.")
 @click.option("--segment-rows", type=click.IntRange(1), default=100_000, show_default=True, help="Rows of a segment.")
 @click.option(
     "--segment-bytes", type=click.IntRange(1), default=32 << 20, show_default=True, help="Bytes of a segment."

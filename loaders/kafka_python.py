@@ -12,6 +12,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from operator import itemgetter
 from typing import Any
 
 from loaders.consumers import (
@@ -33,8 +34,10 @@ from loaders.consumers import (
 )
 from loaders.settings import KafkaSecurity
 
-MOST_AT_ONCE = 2_000
-"""Records that the client is asked for at once, where they are small."""
+FIRST_AT_ONCE, MOST_AT_ONCE = 100, 2_000
+"""Records that the client is asked for at once: at first, and where those before were small."""
+_KEY_SIZE, _VALUE_SIZE, _HEADERS_SIZE = itemgetter(-3), itemgetter(-2), itemgetter(-1)
+"""Of a record, in bytes; -1 where it has none."""
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +77,9 @@ class KafkaPython:
             undo.pop_all()
         self._lock = threading.Lock()
         self._fresh: set[Partition] = set()
-        self._at_once = MOST_AT_ONCE
+        self._at_once = FIRST_AT_ONCE
+        self._met: Exception | None = None
+        """What was met behind records that the last poll gave."""
 
     def topic(self, name: str) -> Topic | None:
         with _told():
@@ -91,28 +96,40 @@ class KafkaPython:
         self._consumer.subscribe(list(topics), listener=_listener(self))
 
     def take(self, partition: Partition) -> None:
+        self._met = None
         self._consumer.assign([_at(partition)])
         self.hold([_at(partition)])
 
     def poll(self, seconds: float) -> dict[Partition, Batch]:
         """Gather what is there, a few records at a time: how large they are is known when they are there.
 
-        What the brokers send is compressed, so that its size bounds nothing.
+        What the brokers send is compressed, so that its size bounds nothing. What is met behind records that are good
+        is raised by the next poll.
         """
+        if self._met is not None:
+            met, self._met = self._met, None
+            raise met
         gathered: dict[Any, list[Any]] = {}
         count = size = 0
         wait = int(seconds * 1000)
         while count < POLL_RECORDS and size < PARTITION_FETCH_BYTES:
-            with _told():
-                polled = self._consumer.poll(wait, min(self._at_once, POLL_RECORDS - count))
+            try:
+                with _told():
+                    polled = self._consumer.poll(wait, min(self._at_once, POLL_RECORDS - count))
+            except (BrokerError, OutOfRange, StreamError) as error:
+                if not gathered:
+                    raise
+                self._met = error
+                break
             found = [record for records in polled.values() for record in records]
             if not found:
                 break
             for where, records in polled.items():
                 gathered.setdefault(where, []).extend(records)
-            mean = max(1, _size(found[::10]) // len(found[::10]))
-            count, size, wait = count + len(found), size + mean * len(found), 0
-            self._at_once = max(1, min(MOST_AT_ONCE, PARTITION_FETCH_BYTES // mean))
+            largest = max(1, *map(_VALUE_SIZE, found))
+            count, wait = count + len(found), 0
+            size += sum(sum(map(part, found)) for part in (_KEY_SIZE, _VALUE_SIZE, _HEADERS_SIZE))
+            self._at_once = max(1, min(2 * self._at_once, MOST_AT_ONCE, PARTITION_FETCH_BYTES // largest))
         return {Partition(*where): _batch(records) for where, records in gathered.items()}
 
     def changes(self) -> Changes:
@@ -324,11 +341,6 @@ def _keep_names_of_headers() -> None:
                 return super()._read_msg(*arguments)
 
     memory_records.DefaultRecordBatch = Batch
-
-
-def _size(records: list[Any]) -> int:
-    """Return the bytes of records' keys, values and headers; about, since one that is missing counts -1."""
-    return sum(sum(record[-3:]) for record in records)
 
 
 def _batch(records: list[Any]) -> Batch:

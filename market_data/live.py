@@ -111,7 +111,7 @@ class Child:
     met: str | None = None
     """The last error that it told of since it was started."""
     last_error: str | None = None
-    """Why it ended, the last time."""
+    """Why it ended, the last time, until it has run for long enough."""
     has_worked: bool = False
     """It has come further than to read what it is told to do."""
     is_done: bool = False
@@ -165,7 +165,7 @@ class Child:
             "pid": self.process.pid if self.process else None,
             "state": state,
             "ended": self.ended,
-            "last_error": self.met or self.last_error,
+            "last_error": self.last_error,
             "next_start": round(time.time() + wait, 1) if state == "waiting" else None,
         }
 
@@ -339,8 +339,10 @@ class Supervisor:
             for child in self._loaders:
                 if child.process is not None and time.monotonic() > deadline:
                     child.process.kill()
+                code = child.reap()
+                child.is_done = child.process is None
                 # One that SIGTERM ends had not begun to read.
-                if (code := child.reap()) and code != -signal.SIGTERM:
+                if code and code != -signal.SIGTERM:
                     self._failures.append(
                         f"{child.name} failed while leaving ({self._reason(child, code)}); "
                         "what it had not committed is loaded by the next mdp live"
@@ -384,16 +386,19 @@ def supervise(supervisor: Supervisor) -> list[str]:
 def _lock(settings: Settings) -> IO[str] | None:
     """Return the file that a running supervisor holds, held; None where another holds it."""
     file = _lock_file(settings).open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
+    for wait in (0.1, 0.3, None):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if wait is not None:  # perhaps somebody only looks whether it is held
+                time.sleep(wait)
+    file.close()
+    return None
 
 
 def _is_locked(settings: Settings) -> bool:
-    """Whether a supervisor holds the lock; asked without taking it from one that starts just now."""
+    """Whether a supervisor holds the lock; one that starts just now asks again."""
     try:
         with _lock_file(settings).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

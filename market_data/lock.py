@@ -71,17 +71,18 @@ def is_held(settings: Settings) -> bool:
 
 
 def holder(settings: Settings) -> dict[str, Any] | None:
-    """Who of this machine holds the lock: `pid`, `command`, and `since` when (UTC); None where nobody does."""
+    """Who of this machine holds the lock: `pid`, `command`, and `since` when (UTC); None where nobody does.
+
+    Goes by what the holder has written, and takes the lock from nobody: one who asks for it just then would wait.
+    """
     try:
-        with lock_path(settings).open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                told: dict[str, Any] = json.loads(file.read())
-                return told
-    except (OSError, ValueError):  # no lake yet; or its holder is just writing who it is
+        told: dict[str, Any] = json.loads(lock_path(settings).read_text())
+        os.kill(told["pid"], 0)
+    except PermissionError:  # it lives, and is another user's
+        return told
+    except (OSError, ValueError, KeyError):  # nobody has it; its holder was killed, or is just writing who it is
         return None
-    return None
+    return told
 
 
 def acquire(settings: Settings) -> None:
@@ -109,6 +110,7 @@ def release(settings: Settings) -> None:
         del _held[path]
         if held.transaction is not None:
             held.transaction.close()
+        held.file.truncate(0)
         held.file.close()
 
 
@@ -126,7 +128,8 @@ def _lock_file(path: Path, deadline: float) -> IO[str]:
     file.seek(0)
     file.truncate()
     since = time.strftime("%FT%TZ", time.gmtime())
-    file.write(json.dumps({"pid": os.getpid(), "command": Path(sys.argv[0]).name, "since": since}))
+    command = " ".join([Path(sys.argv[0]).name, *(word for word in sys.argv[1:2] if word.isidentifier())])
+    file.write(json.dumps({"pid": os.getpid(), "command": command, "since": since}))
     file.flush()
     return file
 

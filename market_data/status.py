@@ -122,9 +122,10 @@ def overview(settings: Settings) -> Overview:
         objective = objectives.get(feed)
         is_late = bool(age and objective and age > 60 * int(objective))
         feeds.append(FeedStatus(feed, loads, refused, records, quarantined, conserved, last, age, is_late))
+    writer = lock.holder(settings)
     with lake.open_version(settings, None) as head:
         is_unfinished = publishing.last_event(head) in publishing.UNFINISHED
-    writer = lock.holder(settings) if is_unfinished else None
+    writer = (writer or lock.holder(settings)) if is_unfinished else None
     return Overview(
         version, feeds, waiting, is_unfinished, behind, read_otherwise=read_otherwise, writer=writer, live=alive
     )
@@ -189,8 +190,8 @@ def _show_feeds(found: Overview, screen: Console) -> None:
     if found.read_otherwise:
         screen.print(told_read_otherwise(found.read_otherwise), soft_wrap=True)
     if found.is_unfinished:
-        run = "a run is under way" if found.writer else "the last run failed, or is under way on another machine"
-        who = f" (process {found.writer['pid']}, {found.writer['command']})" if found.writer else ""
+        run = "the last run has not ended" if found.writer else "the last run failed, or works on another machine"
+        who = f"; {found.writer['command']} (process {found.writer['pid']}) writes to the lake" if found.writer else ""
         screen.print(f"[yellow]{run}[/yellow]{escape(who)}; readers have the version above", soft_wrap=True)
 
 
@@ -230,7 +231,7 @@ def _show_live(live: dict[str, Any], screen: Console) -> None:
         )
     for process in (*live["loaders"], builder):
         is_ended = process["state"] in ("waiting", "failed")
-        if is_ended or process["ended"]:
+        if is_ended or (process["ended"] and process["state"] == "running"):
             wait = process["next_start"] and _age(max(0, round(process["next_start"] - now)))
             then = f"is started again in {wait}" if wait else "is not started again" if is_ended else "runs again"
             times = f" {process['ended']} times" if process["ended"] > 1 else ""

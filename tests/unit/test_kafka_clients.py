@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Sequence
 from concurrent.futures import Future
+from itertools import takewhile
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from loaders.consumers import Membership, Partition, StreamError, connect
-from loaders.kafka_python import client_options
+from loaders.consumers import (
+    PARTITION_FETCH_BYTES,
+    POLL_RECORDS,
+    Batch,
+    BrokerError,
+    Membership,
+    Partition,
+    StreamError,
+    connect,
+)
+from loaders.kafka_python import MOST_AT_ONCE, KafkaPython, client_options
 from loaders.settings import Settings
 
 
@@ -42,50 +55,83 @@ def test_kafka_python_takes_what_comes_right_before_the_end() -> None:
     ours.close()
 
 
-def test_kafka_python_takes_few_large_records_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backlog that compresses well is small on its way, and must not fill the memory."""
+class Backlog:
+    """kafka-python's consumer, which has all records at hand, of these sizes; None for one that cannot be read."""
+
+    def __init__(self, sizes: Sequence[int | None]) -> None:
+        self.sizes, self.place = sizes, 0
+
+    def poll(self, _milliseconds: int, most: int) -> dict[Any, list[Any]]:
+        from kafka import TopicPartition
+        from kafka.consumer.fetcher import ConsumerRecord
+        from kafka.errors import CorruptRecordError
+
+        found = list(takewhile(lambda size: size is not None, self.sizes[self.place : self.place + most]))
+        if not found and self.place < len(self.sizes):
+            raise CorruptRecordError
+        records = [
+            ConsumerRecord("t", 0, 0, self.place + at, 1, 0, None, bytes(size or 0), (), None, -1, size, -1)
+            for at, size in enumerate(found)
+        ]
+        self.place += len(found)
+        return {TopicPartition("t", 0): records} if records else {}
+
+    def assign(self, _partitions: object) -> None: ...
+
+    pause = assign
+
+    def seek(self, _partition: object, _offset: int) -> None: ...
+
+
+def reading(backlog: Backlog, monkeypatch: pytest.MonkeyPatch) -> KafkaPython:
     import kafka
-    from kafka.consumer.fetcher import ConsumerRecord
 
-    from loaders import kafka_python
-    from loaders.consumers import PARTITION_FETCH_BYTES, POLL_RECORDS
+    monkeypatch.setattr(kafka, "KafkaConsumer", lambda **_: backlog)
+    monkeypatch.setattr(kafka.admin, "KafkaAdminClient", lambda **_: SimpleNamespace(close=lambda: None))
+    return KafkaPython(Membership.by(Settings.from_env({})))
 
-    left = {"large": 30_000, "small": 30_000}
-    value = {"large": bytes(1 << 16), "small": b"1"}
 
-    class Backlog:
-        """kafka-python's consumer, which has all records at hand."""
+def values(polled: dict[Partition, Batch]) -> list[int]:
+    return [len(value or b"") for batch in polled.values() for value in batch.values]
 
-        def __init__(self, **_options: object) -> None: ...
 
-        def close(self) -> None: ...
+KIB = 1 << 10
 
-        def poll(self, _milliseconds: int, most: int) -> dict[kafka.TopicPartition, list[ConsumerRecord]]:
-            topic = "large" if left["large"] else "small"
-            taken = min(most, left[topic])
-            left[topic] -= taken
-            of: dict[str, object] = {name: 0 if name.endswith("size") else None for name in ConsumerRecord._fields}
-            of |= {
-                "value": value[topic],
-                "serialized_key_size": -1,
-                "serialized_value_size": len(value[topic]),
-                "serialized_header_size": -1,
-                "headers": (),
-            }
-            return {kafka.TopicPartition(topic, 0): [ConsumerRecord(**of)] * taken} if taken else {}
 
-    monkeypatch.setattr(kafka, "KafkaConsumer", Backlog)
-    monkeypatch.setattr(kafka.admin, "KafkaAdminClient", Backlog)
-    client = kafka_python.KafkaPython(Membership.by(Settings.from_env({})))
-    sizes = []
-    while polled := client.poll(0):
-        batches = polled.values()
-        values = [one or b"" for batch in batches for one in batch.values]
-        sizes.append((len(values), sum(map(len, values))))
-    assert sum(count for count, _ in sizes) == 60_000
-    assert sizes[0] == (kafka_python.MOST_AT_ONCE, kafka_python.MOST_AT_ONCE * len(value["large"]))
-    assert all(size <= 2 * PARTITION_FETCH_BYTES for _, size in sizes[1:])
-    assert sizes[-3] == sizes[-2] == (POLL_RECORDS, POLL_RECORDS)
+@pytest.mark.parametrize(
+    "sizes",
+    [[64 * KIB] * 3_000, [1, 256 * KIB] * 500, [1] * 3_000 + [64 * KIB] * 3_000, [1, 1, 1, 1, 512 * KIB] * 100],
+)
+def test_kafka_python_takes_few_large_records_at_once(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backlog that compresses well is small on its way, and must not fill the memory."""
+    client = reading(Backlog(sizes), monkeypatch)
+    polls = []
+    while found := values(client.poll(0)):
+        polls.append(found)
+    assert [size for poll in polls for size in poll] == sizes
+    surprising = [poll for poll in polls if sum(poll) > 2 * PARTITION_FETCH_BYTES]
+    assert len(surprising) <= 1
+    assert all(sum(size > 1 for size in poll) <= MOST_AT_ONCE for poll in surprising)
+
+
+def test_kafka_python_takes_many_small_records_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = reading(Backlog([1] * 30_000), monkeypatch)
+    assert [len(values(client.poll(0))) for _ in range(4)] == [POLL_RECORDS] * 3 + [0]
+
+
+def test_what_kafka_python_meets_is_told_behind_the_good_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else records before one that cannot be read would never be loaded; and it would be told of another partition."""
+    client = reading(Backlog([1] * 3_000 + [None]), monkeypatch)
+    assert len(values(client.poll(0))) == 3_000
+    with pytest.raises(BrokerError, match="CorruptRecord"):
+        client.poll(0)
+
+    backlog = Backlog([1, None, 1])
+    client = reading(backlog, monkeypatch)
+    assert values(client.poll(0)) == [1]
+    client.take(Partition("t", 1))
+    backlog.place = 2
+    assert values(client.poll(0)) == [1]
 
 
 def test_confluent_tells_what_reading_met_whatever_is_asked_meanwhile() -> None:

@@ -147,8 +147,9 @@ if not tries.exists():
 
 def test_a_run_that_is_under_way_is_told_from_one_that_failed(tmp_path: Path) -> None:
     assert "the last run failed" in shown(is_unfinished=True)
-    told = shown(is_unfinished=True, writer={"pid": 12, "command": "mdp", "since": "2024-08-08T00:00:00Z"})
-    assert "a run is under way (process 12, mdp); readers have the version above" in told and "failed" not in told
+    told = shown(is_unfinished=True, writer={"pid": 12, "command": "mdp build", "since": "2024-08-08T00:00:00Z"})
+    assert "the last run has not ended; mdp build (process 12) writes to the lake; readers have" in told
+    assert "failed" not in told
 
 
 def test_one_that_has_worked_is_started_again_whatever_it_says(tmp_path: Path) -> None:
