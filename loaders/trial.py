@@ -87,12 +87,9 @@ def scratch(store: Store, left: list[str]) -> Iterator[NewKey]:
     try:
         yield new_key
     finally:
-        try:
-            for key in keys:
-                store.delete(key)
-        except StoreError as error:
-            if _may_be_there(store, key):
-                left.append(f"objects of this trial stay below {store.uri(folder)}: {error}")
+        stay = [error for key in keys if (error := _not_removed(store, key)) is not None]
+        if stay:
+            left.append(f"{len(stay)} objects of this trial stay below {store.uri(folder)}: {stay[0]}")
         with suppress(OSError):
             Path(store.uri(folder)).rmdir()
 
@@ -160,11 +157,15 @@ def trouble(error: OSError, s3: S3Settings, place: str, variable: str) -> tuple[
     return f"{place}: what answers is no S3 server", "check AWS_ENDPOINT_URL"
 
 
-def _may_be_there(store: Store, key: str) -> bool:
+def _not_removed(store: Store, key: str) -> StoreError | None:
+    """Remove an object; return why it stays, or may stay."""
     try:
-        return store.exists(key)
-    except StoreError:
-        return True
+        store.delete(key)
+    except StoreError as error:
+        with suppress(StoreError):
+            return error if store.exists(key) else None
+        return error
+    return None
 
 
 def _bytes(store: Store, key: str) -> bytes | None:

@@ -34,7 +34,7 @@ from loaders.store import S3Store
 from market_data import lake
 from market_data.client import NotPublishedError, published_version
 
-KAFKA_SECONDS, LAKE_SECONDS, CLOCK_SECONDS = 5.0, 20.0, 5.0
+KAFKA_SECONDS, LAKE_SECONDS, CLOCK_SECONDS = 15.0, 20.0, 5.0
 """How long the brokers and the lake may take, and how far two clocks may differ before it is told."""
 COLOURS = {"ok": "green", "warning": "yellow", "FAILS": "red"}
 
@@ -57,7 +57,7 @@ def examine(environ: Mapping[str, str] | None = None) -> list[Check]:
         return [Check("settings", "FAILS", _clean(str(error)))]
     with _silence():
         checks = [*_raw_zone(settings), _catalog(settings), *_lake_data(settings), _kafka(settings)]
-    checks = [replace(it, found=_clean(it.found, settings), way_out=_clean(it.way_out, settings)) for it in checks]
+    checks = [replace(it, found=_clean(it.found), way_out=_clean(it.way_out)) for it in checks]
     return [Check("settings", "ok", "they can be read"), *checks]
 
 
@@ -79,12 +79,24 @@ def show(checks: Sequence[Check], screen: Console) -> None:
         screen.print(f"{state}  {escape(said)}", soft_wrap=True, highlight=False)
 
 
-def _clean(text: str, settings: Settings | None = None) -> str:
-    """Return a text in one line and without what nobody may read."""
-    hidden = settings and (settings.s3.secret_key, settings.s3.session_token, settings.kafka_security.password)
-    for secret in hidden or ():
-        text = text.replace(secret, "…") if secret else text
+def _clean(text: str) -> str:
+    """Return a text in one line, and addresses in it without user and password."""
     return " ".join(re.sub(r"://\S*@", "://…@", text).split())
+
+
+def _foreign(error: Exception, settings: Settings) -> str:
+    """Return what others say of an error, unless it holds a secret: cut out, a secret that is a common word is told."""
+    secrets = (settings.s3.secret_key, settings.s3.session_token, settings.kafka_security.password)
+    # DuckDB quotes the statement, with secrets in it, in the lines that follow the first.
+    said = str(error).partition("\n")[0] if isinstance(error, duckdb.Error) else str(error)
+    if any(secret and secret in said for secret in secrets):
+        return f"{type(error).__name__}, whose text holds a secret"
+    return said
+
+
+def _trouble(error: OSError, settings: Settings, place: str, variable: str) -> tuple[str, str]:
+    said, way_out = trial.trouble(error, settings.s3, place, variable)
+    return said if str(error) not in said else said.replace(str(error), _foreign(error, settings)), way_out
 
 
 @contextmanager
@@ -120,7 +132,7 @@ def _raw_zone(settings: Settings) -> list[Check]:
                 good = f"of {trial.WRITERS} writers of one key exactly one won, in each of {rounds} rounds"
                 done.append(_judged(name, problem, good))
     except OSError as error:
-        done.append(Check(name, "FAILS", *trial.trouble(error, settings.s3, place, "MDP_RAW")))
+        done.append(Check(name, "FAILS", *_trouble(error, settings, place, "MDP_RAW")))
     return [*done, *_leavings(left)]
 
 
@@ -163,12 +175,11 @@ def _asked_catalog(settings: Settings) -> Check:
     except (ImportError, duckdb.Error) as error:
         keys = "httpfs" in lake.extensions(settings) and not (settings.s3.access_key and settings.s3.secret_key)
         way_out = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if keys else "check MDP_LAKE, or make install again"
-        return Check(name, "FAILS", f"the lake cannot be used: {_first_line(error)}", way_out)
-    problem = _unwritable(settings.state_dir)
-    if settings.lake_is_local:
+        return Check(name, "FAILS", f"the lake cannot be used: {_foreign(error, settings)}", way_out)
+    problem = _unwritable(settings.state_dir) or (_unwritable(path.parent) if settings.lake_is_local else None)
+    if settings.lake_is_local and not problem:
         there = path.is_dir() or (path.exists() and path.stat().st_size > 0)
         writable = not path.exists() or os.access(path, os.W_OK)
-        problem = problem or _unwritable(path.parent)
     if problem or not writable:
         what = problem or f"{settings.lake} cannot be written"
         return Check(name, "FAILS", what, "let this user write there, or set MDP_LAKE")
@@ -180,7 +191,7 @@ def _asked_catalog(settings: Settings) -> Check:
         version = "nothing is published yet: `mdp build` does it"
     except duckdb.Error as error:
         way_out = "name another one in MDP_LAKE, or see docs/runbook.md (Start again from raw)"
-        return Check(name, "FAILS", f"{settings.lake} cannot be opened: {_first_line(error)}", way_out)
+        return Check(name, "FAILS", f"{settings.lake} cannot be opened: {_foreign(error, settings)}", way_out)
     return Check(name, "ok", f"{settings.lake} can be opened and written; {version}")
 
 
@@ -212,7 +223,7 @@ def _lake_data(settings: Settings) -> list[Check]:
         with trial.scratch(store, left) as new_key:
             found = _round_trip(name, place, trial.round_trip(store, new_key))
     except OSError as error:
-        found = Check(name, "FAILS", *trial.trouble(error, settings.s3, place, "MDP_LAKE_DATA"))
+        found = Check(name, "FAILS", *_trouble(error, settings, place, "MDP_LAKE_DATA"))
     return [found, *_leavings(left)]
 
 
@@ -225,11 +236,6 @@ def _unwritable(directory: Path) -> str | None:
             return None
     except OSError as error:
         return f"{directory} cannot be written: {error.strerror or error}"
-
-
-def _first_line(error: Exception) -> str:
-    """DuckDB quotes the statement, with secrets in it, in the lines that follow."""
-    return str(error).strip().partition("\n")[0]
 
 
 # Kafka.
@@ -250,9 +256,9 @@ def _kafka(settings: Settings) -> Check:
             finally:
                 client.close()
         except BrokerError as error:
-            return warning(str(error))
+            return warning(_foreign(error, settings))
         except StreamError as error:
-            return Check("Kafka", "FAILS", f"{where}: {error}")
+            return Check("Kafka", "FAILS", f"{where}: {_foreign(error, settings)}")
         return Check(
             "Kafka", "ok", f"{where}: the brokers answer; topics of the registry: {', '.join(there) or 'none'}"
         )
@@ -261,14 +267,15 @@ def _kafka(settings: Settings) -> Check:
 
 
 def _within(seconds: float, ask: Callable[[], Check], late: Check) -> Check:
-    """Ask in a thread, and go on without it after so many seconds."""
+    """Ask in a thread, and go on without it after so many seconds. What the asking meets is a failure of this check."""
     answer: Future[Check] = Future()
 
     def run() -> None:
         try:
             answer.set_result(ask())
-        except BaseException as error:
-            answer.set_exception(error)
+        except Exception as error:
+            problem = f"looking at it failed ({type(error).__name__})"
+            answer.set_result(replace(late, state="FAILS", found=problem, way_out="please report it"))
 
     threading.Thread(target=run, daemon=True).start()
     try:

@@ -399,9 +399,32 @@ def test_no_line_holds_a_secret(asked: Doctor, tmp_path: Path, monkeypatch: pyte
         MDP_KAFKA_PASSWORD=f"{CANARY}-kafka",
     )
     assert code == 1
-    assert checks["Kafka"]["found"].endswith("cannot log in with …")
-    assert checks["raw zone"]["found"].endswith("S3 says …, …")
+    assert checks["Kafka"]["found"].endswith("by kafka-python: BrokerError, whose text holds a secret")
+    assert checks["raw zone"]["found"].endswith("s3://bucket/raw: StoreError, whose text holds a secret")
     assert CANARY not in json.dumps(checks)
+
+
+def test_a_secret_that_is_a_common_word_is_not_told_by_what_is_missing(
+    asked: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(_: object) -> None:
+        raise BrokerError("kafka lets nobody in")
+
+    monkeypatch.setattr(doctor, "connect", refuses)
+    security = {"MDP_KAFKA_SECURITY": "SASL_PLAINTEXT", "MDP_KAFKA_USER": "me", "MDP_KAFKA_PASSWORD": "kafka"}
+    _, checks = asked(MDP_KAFKA="127.0.0.1:9", **security)
+    assert checks["Kafka"]["found"].startswith("127.0.0.1:9, by kafka-python: BrokerError")
+
+
+def test_what_no_check_thinks_of_fails_that_check_alone(asked: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(doctor, "connect", broken)
+    code, checks = asked()
+    assert (code, checks["Kafka"]["state"]) == (1, "FAILS")
+    assert checks["Kafka"]["found"] == "looking at it failed (RuntimeError)"
+    assert checks["raw zone"]["state"] == checks["lake catalog"]["state"] == "ok"
 
 
 @pytest.mark.parametrize(("variable", "name"), [("MDP_RAW", "raw zone"), ("MDP_LAKE_DATA", "lake data")])
