@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import urllib.request
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from faults.proxy import FaultProxy
-from prometheus_client.parser import text_string_to_metric_families
-from worlds.streams import FEED, Loader, Zone, numbered, produce, wait_for
+from worlds.streams import FEED, Scrape, Zone, numbered, produce, served, wait_for
 
 from loaders.metrics import Metrics
 
@@ -46,26 +43,6 @@ def events(text: str) -> list[dict[str, Any]]:
         assert event.keys() >= {"time", "level", "logger", "event", "message"}
         assert event["time"].endswith("Z")
     return found
-
-
-class Scrape:
-    """What a loader's endpoint says now."""
-
-    def __init__(self, url: str) -> None:
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            text = answer.read().decode()
-        self.samples: dict[str, dict[tuple[tuple[str, str], ...], float]] = defaultdict(dict)
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                self.samples[sample.name][tuple(sorted(sample.labels.items()))] = sample.value
-
-    def sum(self, name: str) -> float:
-        return sum(self.samples[name].values())
-
-
-def served(loader: Loader) -> str:
-    """The address that the loader has told."""
-    return loader.until_says("metrics are at ").split("metrics are at ")[1].split('"')[0].strip()
 
 
 def test_lag_grows_while_the_raw_zone_does_not_answer_and_is_gone_afterwards(

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+import urllib.request
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from prometheus_client.parser import text_string_to_metric_families
 
 from loaders.ledger import Entry, Ledger
 from loaders.settings import Settings
@@ -94,6 +96,26 @@ class Loader:
 
     def wait(self) -> int:
         return self.process.wait(timeout=WAIT)
+
+
+class Scrape:
+    """What a loader's endpoint says now."""
+
+    def __init__(self, url: str) -> None:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            text = answer.read().decode()
+        self.samples: dict[str, dict[tuple[tuple[str, str], ...], float]] = defaultdict(dict)
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                self.samples[sample.name][tuple(sorted(sample.labels.items()))] = sample.value
+
+    def sum(self, name: str) -> float:
+        return sum(self.samples[name].values())
+
+
+def served(loader: Loader) -> str:
+    """The address that the loader has told."""
+    return loader.until_says("metrics are at ").split("metrics are at ")[1].split('"')[0].strip()
 
 
 @dataclass(frozen=True)
