@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -183,14 +184,20 @@ class Confluent:
 
     def commit(self, positions: Mapping[Partition, int]) -> None:
         offsets = [TopicPartition(*partition, next_) for partition, next_ in positions.items()]
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
+        try:  # without waiting: where the brokers are away, that would last until they are back
+            self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
             log.info("the group did not take the offsets, which are advisory: %s", error.args[0].str())
 
     def close(self) -> None:
-        with suppress(KafkaException, RuntimeError):  # where the brokers are gone, there is no group to leave
-            self._consumer.close()
+        def leave() -> None:
+            with suppress(KafkaException, RuntimeError):  # where the brokers are gone, there is no group to leave
+                self._consumer.close()
+
+        # It waits for commits that were not answered, up to the session's end.
+        leaving = threading.Thread(target=leave, daemon=True)
+        leaving.start()
+        leaving.join(REQUEST_SECONDS)
 
     # The client's callbacks, called while it is polled.
 

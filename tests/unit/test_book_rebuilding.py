@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import dropwhile
 from typing import Any
 
 import numpy as np
@@ -73,8 +72,15 @@ def by_date(books: Sequence[Sequence[Message]]) -> list[list[tuple[int, Message]
 
 
 def without_early_losses(messages: list[Message]) -> list[Message]:
-    """A book begins with a message that can be read."""
-    return list(dropwhile(lambda message: message.is_lost, messages))
+    """Until there is a book, a date begins with a message that can be read."""
+    kept: list[Message] = []
+    is_there = False
+    for message in messages:
+        if message.is_lost and not is_there and (not kept or kept[-1].date != message.date):
+            continue
+        is_there = is_there or message.is_snapshot
+        kept.append(message)
+    return kept
 
 
 @st.composite

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from itertools import takewhile
@@ -147,6 +148,18 @@ def test_confluent_tells_what_reading_met_whatever_is_asked_meanwhile() -> None:
     with pytest.raises(StreamError, match="locked out"):
         client.poll(0)
     client.close()
+
+
+def test_confluent_waits_for_no_broker_to_take_what_is_advisory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a loader would be deaf for a session's length when a broker dies at the wrong moment."""
+    from loaders import confluent
+
+    monkeypatch.setattr(confluent, "REQUEST_SECONDS", 1)
+    client = confluent.Confluent(Membership.by(Settings.from_env({"MDP_KAFKA": "127.0.0.1:9"}), "some group"))
+    started = time.monotonic()
+    client.commit({Partition("t", 0): 5})
+    client.close()
+    assert time.monotonic() - started < 10
 
 
 def test_confluent_keeps_topics_apart_when_one_is_taken_away_during_a_poll(monkeypatch: pytest.MonkeyPatch) -> None:
