@@ -43,6 +43,7 @@ from market_data import bookkeeping, lake, publishing
 if TYPE_CHECKING:
     from conftest import KafkaServer
 
+MDP = (sys.executable, "-c", "from market_data.cli import main; main()")
 DAY = "2024-06-04"
 AT = parse_time(f"{DAY}T10:00:00Z")
 FEEDS = load_registry()
@@ -309,12 +310,9 @@ def test_a_seal_may_be_killed_at_any_step(warehouse: Warehouse, clock: list[int]
 
 
 def _mdp_seal(zone: Warehouse, failpoint: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from market_data.cli import main; main()"]
     environment = zone.environment | ({"MDP_FAILPOINT": failpoint} if failpoint else {})
     arguments = ["seal", "--feed", "binance_spot", "--grace-days", "0"]
-    return subprocess.run(
-        [*command, *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    return subprocess.run([*MDP, *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_of_two_seals_at_once_one_wins_and_the_other_says_so(
@@ -421,27 +419,6 @@ class Midnight:
         draft.replace(self.root / "offset")
 
 
-@contextlib.contextmanager
-def started(zone: Zone, *arguments: str, failpoint: str | None = None) -> Iterator[Loader]:
-    """`mdp` at work beside the test."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from market_data.cli import main; main()", *arguments],
-        env=zone.environment(failpoint),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    running = Loader(process)
-    reader = threading.Thread(target=running.read)
-    reader.start()
-    try:
-        yield running
-    finally:
-        process.kill()
-        process.wait()
-        reader.join()
-
-
 def is_stopped(running: Loader) -> bool:
     return Path(f"/proc/{running.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
@@ -466,7 +443,7 @@ def test_a_seal_beside_loaders_and_a_build(tmp_path: Path, kafka_server: KafkaSe
         return sum(entry.records for entry in zone.entries() if entry.source == topic)
 
     def run(*arguments: str) -> list[str]:
-        with started(zone, *arguments) as running:
+        with zone.working([*MDP, *arguments]) as running:
             assert running.wait() == 0, running.said
         return running.said
 
@@ -480,9 +457,9 @@ def test_a_seal_beside_loaders_and_a_build(tmp_path: Path, kafka_server: KafkaSe
         wait_for(lambda: is_stopped(caught), "a flush")
         wait_for(lambda: landed(steady) == 600, "what is there before midnight")
         clock.passes()
-        with started(zone, "seal", "--feed", "binance_spot", failpoint="after-sealed-files:stop") as sealing:
+        with zone.working([*MDP, "seal", "--feed", "binance_spot"], "after-sealed-files:stop") as sealing:
             wait_for(lambda: is_stopped(sealing), "the sealed files")
-            with started(zone, "build") as building:
+            with zone.working([*MDP, "build"]) as building:
                 building.until_says("build-started")
                 for topic in (late, steady):
                     send(topic, 300)

@@ -166,10 +166,10 @@ class Zone:
         )
 
     @contextmanager
-    def started(self, topic: str, *arguments: str, failpoint: str | None = None) -> Iterator[Loader]:
-        """A loader that runs beside the test, and is killed at the end if it still does."""
+    def working(self, command: Sequence[str], failpoint: str | None = None) -> Iterator[Loader]:
+        """A process that runs beside the test, and is killed at the end if it still does."""
         process = subprocess.Popen(
-            self.command(topic, *arguments),
+            command,
             env=self.environment(failpoint),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -184,6 +184,12 @@ class Zone:
             process.kill()
             process.wait()
             reader.join()
+
+    @contextmanager
+    def started(self, topic: str, *arguments: str, failpoint: str | None = None) -> Iterator[Loader]:
+        """A loader that runs beside the test."""
+        with self.working(self.command(topic, *arguments), failpoint) as loader:
+            yield loader
 
     def entries(self, kind: str = "stream") -> list[Entry]:
         entries = Ledger(self.store).entries("kafka/")
