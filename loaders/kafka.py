@@ -227,9 +227,10 @@ class KafkaLoader:
 
     def _other_topic(self, known: Source, found: Source, partitions: Iterable[int]) -> StreamError:
         return StreamError(
-            f"{other_topic(self._store, known, found, partitions)}. What that one held beyond these offsets is "
-            f"missing. If the new one is to be loaded from its start, beside what is there, run again with --accept "
-            f"new-topic"
+            f"{other_topic(self._store, known, found, partitions)}. If {self._settings.kafka} are the wrong brokers, "
+            f"set MDP_KAFKA to those that were loaded from. If the topic was made anew, what the old one held beyond "
+            f"these offsets is missing; to load the new one from its start, beside what is there, run again with "
+            f"--accept new-topic"
         )
 
     def _check(self, partition: Partition, position: int, start: int, end: int) -> None:

@@ -207,6 +207,8 @@ def replay_kafka(name: str, topic: str | None, first: str, stop: str, client: Ka
             f"{feed.topic}/{part.partition}, offsets {part.first} up to {part.stop}: {part.there:,} were there, "
             f"{part.filled:,} filled ({part.records:,} records), {part.missing:,} missing"
         ) + (f", {part.unloaded:,} not loaded yet" if part.unloaded else "")
+        if part.first >= part.stop:
+            message = f"{feed.topic}/{part.partition}: Kafka has nothing of this range"
         click.echo(message)
         fields = {"feed": feed.name, "topic": feed.topic, **dataclasses.asdict(part)}
         logs.event(log, "range-replayed", message, on_screen=True, **fields)
@@ -280,9 +282,18 @@ def _feed_of(name: str | None, topic: str) -> Feed:
     if name is None:
         names = [feed.name for feed in registry.values() if feed.topic == topic]
         if len(names) != 1:
-            raise ValueError(f"no feed of the registry has the topic {topic!r}; name the feed with --feed")
+            known = ", ".join(sorted(feed.topic for feed in registry.values() if feed.format == "lines"))
+            raise ValueError(
+                f"no feed of the registry has the topic {topic!r} (they have {known}); name the feed with --feed"
+            )
         name = names[0]
-    return _streams([find_feed(name, registry)])[0]
+    feed = find_feed(name, registry)
+    others = [other.name for other in registry.values() if other.topic == topic and other.name != feed.name]
+    if others:
+        raise ValueError(
+            f"topic {topic!r} is that of feed {others[0]!r}, not of {name!r}, whose topic is {feed.topic!r}"
+        )
+    return _streams([feed])[0]
 
 
 def _streams(feeds: list[Feed]) -> list[Feed]:

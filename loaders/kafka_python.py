@@ -360,7 +360,8 @@ def _told() -> Iterator[None]:
     except errors.KafkaError as error:
         if told := refused(error):
             raise told from error
-        raise BrokerError(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+        name, said = type(error).__name__, str(error)
+        raise BrokerError(said if said.startswith(name) else f"{name}: {said}".rstrip(": ")) from error
 
 
 def refused(error: Exception) -> StreamError | None:

@@ -282,6 +282,7 @@ class Supervisor:
             return  # a loader's result, of which its log has told
         if name == "segment-committed":
             self._builder.nudge()
+            child.last_error = None  # it works
         if level >= logging.ERROR or name == "complained":
             child.met = message
         known = {"time", "level", "logger", "event", "message"}

@@ -218,6 +218,8 @@ def _show_live(live: dict[str, Any], screen: Console) -> None:
     now, builder = time.time(), live["builder"]
     last, failure = builder["build"].get("last"), builder["build"].get("failure")
     told = f"live since {_age(round(now - live['started']))}: {', '.join(live['feeds'])}"
+    if builder["build"]["state"] == "building":
+        told += "; a build is under way"
     if last:
         told += f"; version {last['version']} was published {_age(round(now - last['at']))} ago, in {last['seconds']} s"
     screen.print(escape(told), soft_wrap=True, highlight=False)
@@ -231,7 +233,7 @@ def _show_live(live: dict[str, Any], screen: Console) -> None:
         )
     for process in (*live["loaders"], builder):
         is_ended = process["state"] in ("waiting", "failed")
-        if is_ended or (process["ended"] and process["state"] == "running"):
+        if is_ended or (process["last_error"] and process["state"] == "running"):
             wait = process["next_start"] and _age(max(0, round(process["next_start"] - now)))
             then = f"is started again in {wait}" if wait else "is not started again" if is_ended else "runs again"
             times = f" {process['ended']} times" if process["ended"] > 1 else ""

@@ -141,6 +141,18 @@ def test_the_command_names_the_file_and_fails(
     assert asked == []
 
 
+def test_another_feeds_topic_is_refused(settings: Settings, write: Write, asked: list[str]) -> None:
+    """Its records would only fill the quarantine."""
+    path = str(write("coinbase.txt", COINBASE))
+    done = CliRunner().invoke(publish_capture, [path, "--topic", "binance_spot", "--feed", "coinbase_exchange"])
+    assert done.exit_code == 2
+    assert "topic 'binance_spot' is that of feed 'binance_spot', not of 'coinbase_exchange'" in done.output
+    done = CliRunner().invoke(publish_capture, [path, "--topic", "binance_sopt"])
+    assert done.exit_code == 2
+    assert "(they have binance_spot, coinbase_exchange)" in done.output
+    assert asked == []
+
+
 def test_real_captures_are_sent_for_their_own_feed_only(captures: Path, settings: Settings, asked: list[str]) -> None:
     own = {"binance_spot_btcusdt_20240808.gz": "binance_spot", "coinbase_exchange_ws_2021.txt.gz": "coinbase_exchange"}
     assert sorted(own.values()) == STREAMS

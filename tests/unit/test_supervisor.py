@@ -138,6 +138,12 @@ if not tries.exists():
     assert run(supervisor) == []
     assert "loader 1 has ended, runs again: the topic is not there" in shown(live=supervisor.at_work)
 
+    (tmp_path / "tries").unlink()
+    commits = 'import sys; print(\'{"level": "info", "event": "segment-committed", "message": ""}\', file=sys.stderr)'
+    supervisor = Small(tmp_path, f"{tries}{commits}; sys.stderr.flush(); import time; time.sleep(1)\n{LEAVES}")
+    assert run(supervisor) == []
+    assert "has ended" not in shown(live=supervisor.at_work), "it works"
+
     monkeypatch.setattr(live, "STEADY_SECONDS", 0.0)
     (tmp_path / "tries").unlink()
     supervisor = Small(tmp_path, f"{tries}import time; time.sleep(1)\n{LEAVES}")
