@@ -87,9 +87,10 @@ def scratch(store: Store, left: list[str]) -> Iterator[NewKey]:
     try:
         yield new_key
     finally:
-        stay = [error for key in keys if (error := _not_removed(store, key)) is not None]
-        if stay:
-            left.append(f"{len(stay)} objects of this trial stay below {store.uri(folder)}: {stay[0]}")
+        # The first that stays ends it: each is tried for seconds.
+        why = next((error for key in keys if (error := _not_removed(store, key)) is not None), None)
+        if why is not None:
+            left.append(f"objects of this trial stay below {store.uri(folder)}: {why}")
         with suppress(OSError):
             Path(store.uri(folder)).rmdir()
 
