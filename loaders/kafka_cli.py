@@ -203,12 +203,13 @@ def replay_kafka(name: str, topic: str | None, first: str, stop: str, client: Ka
     except (BrokerError, StoreError) as error:
         raise click.ClickException(f"{error}; what was landed stays, run it again to go on") from error
     for part in replayed:
-        message = (
-            f"{feed.topic}/{part.partition}, offsets {part.first} up to {part.stop}: {part.there:,} were there, "
-            f"{part.filled:,} filled ({part.records:,} records), {part.missing:,} missing"
-        ) + (f", {part.unloaded:,} not loaded yet" if part.unloaded else "")
         if part.first >= part.stop:
             message = f"{feed.topic}/{part.partition}: Kafka has nothing of this range"
+        else:
+            message = (
+                f"{feed.topic}/{part.partition}, offsets {part.first} up to {part.stop}: {part.there:,} were there, "
+                f"{part.filled:,} filled ({part.records:,} records), {part.missing:,} missing"
+            ) + (f", {part.unloaded:,} not loaded yet" if part.unloaded else "")
         click.echo(message)
         fields = {"feed": feed.name, "topic": feed.topic, **dataclasses.asdict(part)}
         logs.event(log, "range-replayed", message, on_screen=True, **fields)
@@ -279,21 +280,18 @@ def _settings(client: KafkaClient | None) -> Settings:
 
 def _feed_of(name: str | None, topic: str) -> Feed:
     registry = load_registry()
-    if name is None:
-        names = [feed.name for feed in registry.values() if feed.topic == topic]
-        if len(names) != 1:
-            known = ", ".join(sorted(feed.topic for feed in registry.values() if feed.format == "lines"))
-            raise ValueError(
-                f"no feed of the registry has the topic {topic!r} (they have {known}); name the feed with --feed"
-            )
-        name = names[0]
-    feed = find_feed(name, registry)
-    others = [other.name for other in registry.values() if other.topic == topic and other.name != feed.name]
-    if others:
+    feed = None if name is None else find_feed(name, registry)
+    whose = next((each for each in registry.values() if each.topic == topic), feed)
+    if whose is None:
+        known = ", ".join(sorted(each.topic for each in registry.values() if each.format == "lines"))
         raise ValueError(
-            f"topic {topic!r} is that of feed {others[0]!r}, not of {name!r}, whose topic is {feed.topic!r}"
+            f"no feed of the registry has the topic {topic!r} (they have {known}); name the feed with --feed"
         )
-    return _streams([feed])[0]
+    if feed is not None and whose != feed:
+        raise ValueError(
+            f"topic {topic!r} is that of feed {whose.name!r}, not of {name!r}, whose topic is {feed.topic!r}"
+        )
+    return _streams([whose])[0]
 
 
 def _streams(feeds: list[Feed]) -> list[Feed]:

@@ -110,12 +110,13 @@ class KafkaPython:
             met, self._met = self._met, None
             raise met
         gathered: dict[Any, list[Any]] = {}
-        count = size = 0
+        count, size, largest = 0, 0, 1
         wait = int(seconds * 1000)
         while count < POLL_RECORDS and size < PARTITION_FETCH_BYTES:
+            room = (PARTITION_FETCH_BYTES - size) // largest
             try:
                 with _told():
-                    polled = self._consumer.poll(wait, min(self._at_once, POLL_RECORDS - count))
+                    polled = self._consumer.poll(wait, max(1, min(self._at_once, POLL_RECORDS - count, room)))
             except (BrokerError, OutOfRange, StreamError) as error:
                 if not gathered:
                     raise
@@ -126,7 +127,7 @@ class KafkaPython:
                 break
             for where, records in polled.items():
                 gathered.setdefault(where, []).extend(records)
-            largest = max(1, *map(_VALUE_SIZE, found))
+            largest = max(largest, *map(_VALUE_SIZE, found))
             count, wait = count + len(found), 0
             size += sum(sum(map(part, found)) for part in (_KEY_SIZE, _VALUE_SIZE, _HEADERS_SIZE))
             self._at_once = max(1, min(2 * self._at_once, MOST_AT_ONCE, PARTITION_FETCH_BYTES // largest))

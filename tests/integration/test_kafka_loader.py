@@ -187,7 +187,7 @@ def test_segments_close_by_bytes(zone: Zone, kafka_server: KafkaServer) -> None:
     topic = kafka_server.new_topic()
     produce(zone.bootstrap, topic, [Message(os.urandom(20_000)) for _ in range(1_000)])
     assert zone.load(topic, "--segment-bytes", "1000000").returncode == 0
-    assert len(zone.entries()) >= 3  # each poll may bring more than that
+    assert len(zone.entries()) >= 4
     assert len(zone.positions()) == 1_000
 
 

@@ -120,6 +120,16 @@ def test_kafka_python_takes_many_small_records_at_once(monkeypatch: pytest.Monke
     assert [len(values(client.poll(0))) for _ in range(4)] == [POLL_RECORDS] * 3 + [0]
 
 
+def test_what_kafka_python_says_is_told_once() -> None:
+    from kafka.errors import KafkaTimeoutError
+
+    from loaders.kafka_python import _told
+
+    with pytest.raises(BrokerError) as told, _told():
+        raise KafkaTimeoutError("nobody answers")
+    assert str(told.value) == "KafkaTimeoutError: nobody answers"
+
+
 def test_what_kafka_python_meets_is_told_behind_the_good_records(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else records before one that cannot be read would never be loaded; and it would be told of another partition."""
     client = reading(Backlog([1] * 3_000 + [None]), monkeypatch)

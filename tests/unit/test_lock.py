@@ -51,6 +51,7 @@ def holder(settings: Settings) -> Iterator[subprocess.Popen[str]]:
 def test_who_holds_it_is_known_to_others(settings: Settings, holder: subprocess.Popen[str]) -> None:
     told = lock.holder(settings)
     assert told is not None and told["pid"] == holder.pid
+    assert told.keys() == {"pid", "command", "since"}
     holder.kill()
     holder.wait()
     assert lock.holder(settings) is None

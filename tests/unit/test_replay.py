@@ -151,6 +151,12 @@ def test_records_deleted_while_they_are_read_are_told(settings: Settings, store:
         again(settings, brokers)
 
 
+def test_a_range_that_kafka_does_not_have_is_said_to_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaying, "replay", lambda *_: [Replayed(0, 90, 90)])
+    ran = CliRunner().invoke(replay_kafka, ["--feed", FEED.name, "--from", "120000", "--to", "135000"])
+    assert (ran.output, ran.exit_code) == ("binance_spot/0: Kafka has nothing of this range\n", 0)
+
+
 def test_what_is_not_loaded_yet_is_printed_and_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     done = [Replayed(0, 40, 90, there=10, unloaded=40), Replayed(1, 40, 90, there=50)]
     monkeypatch.setattr(replaying, "replay", lambda *_: done)

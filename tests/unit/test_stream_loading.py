@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 from worlds.made_up import AT, Brokers, Clock
 
 from loaders import chain, kafka, lanes, trouble
-from loaders.consumers import BrokerError, Partition, StreamError
+from loaders.consumers import BrokerError, Consumer, Membership, Partition, StreamError
 from loaders.kafka import KafkaLoader
 from loaders.lanes import SegmentLimits
 from loaders.ledger import ENTRIES, Entry, Ledger
@@ -89,6 +89,22 @@ def loader(settings: Settings) -> Callable[..., KafkaLoader]:
         return KafkaLoader([FEED], settings, connect=lambda _: brokers, **options)
 
     return make
+
+
+def test_loaders_of_the_same_feeds_share_a_group_and_others_do_not(settings: Settings, zone: Zone) -> None:
+    """Members of a group wait for each other: a feed's loader is to wait for none of another feed's."""
+    other = replace(FEED, name="other", topic="other")
+    joined: list[str | None] = []
+
+    def connect(membership: Membership) -> Consumer:
+        joined.append(membership.group)
+        raise StreamError("enough")
+
+    for feeds in ([FEED], [other], [other, FEED], [FEED, other]):
+        with pytest.raises(StreamError, match="enough"):
+            KafkaLoader(feeds, settings, connect=connect).run()
+    alone, others, both, again = joined
+    assert len({alone, others, both}) == 3 and both == again
 
 
 def links(zone: Zone) -> list[Entry]:

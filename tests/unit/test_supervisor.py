@@ -151,6 +151,32 @@ if not tries.exists():
     assert "has ended" not in shown(live=supervisor.at_work)
 
 
+def test_the_reason_told_is_that_of_the_end(tmp_path: Path) -> None:
+    """Not what it has told since; and of one that has left as it was told to, nothing."""
+    tries = f"""
+from pathlib import Path
+import sys
+tries = Path({str(tmp_path / "tries")!r})
+if not tries.exists():
+    tries.touch()
+    sys.exit("the topic is not there")
+print("a warning of some library", file=sys.stderr, flush=True)
+"""
+    supervisor = Small(tmp_path, tries + LEAVES)
+    assert run(supervisor) == []
+    assert "runs again: the topic is not there" in shown(live=supervisor.at_work)
+    assert supervisor.states() == ["ended"]
+    assert "has ended" not in shown(live={**supervisor.state, "is_running": True})
+
+
+def test_a_build_that_is_under_way_is_told(tmp_path: Path) -> None:
+    supervisor = Small(tmp_path, LEAVES)
+    assert run(supervisor) == []
+    builder = {**supervisor.at_work["builder"], "build": {"state": "building"}}
+    assert "a build is under way" in shown(live={**supervisor.at_work, "builder": builder})
+    assert "a build is under way" not in shown(live=supervisor.at_work)
+
+
 def test_a_run_that_is_under_way_is_told_from_one_that_failed(tmp_path: Path) -> None:
     assert "the last run failed" in shown(is_unfinished=True)
     told = shown(is_unfinished=True, writer={"pid": 12, "command": "mdp build", "since": "2024-08-08T00:00:00Z"})
