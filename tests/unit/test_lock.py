@@ -61,7 +61,8 @@ def test_a_process_may_take_it_again(settings: Settings) -> None:
     assert not lock.is_held(settings) and lock.holder(settings) is None
     with lock.writers_lock(settings), lock.writers_lock(settings):
         assert lock.is_held(settings)
-    assert not lock.is_held(settings)
+        assert (lock.holder(settings) or {})["pid"] == os.getpid()
+    assert not lock.is_held(settings) and lock.holder(settings) is None
 
 
 def test_it_is_given_back_when_the_work_fails(settings: Settings) -> None:
