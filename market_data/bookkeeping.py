@@ -30,6 +30,8 @@ TABLES = """
 create schema if not exists lake.observability;
 call lake.set_option('data_inlining_row_limit', 0);
 call lake.set_option('data_inlining_row_limit', 10, schema => 'observability');
+call lake.set_option('parquet_version', '2');
+call lake.set_option('parquet_compression', 'zstd');
 create table if not exists lake.observability.loads (
     load_seq bigint, load_id varchar, feed varchar, outcome varchar, ledger_key varchar, ledger_cursor varchar,
     source varchar, source_time timestamp_ns, delivered_at timestamp_ns, records bigint, bytes bigint,

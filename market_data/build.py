@@ -8,6 +8,7 @@ writers' lock ── restore what a failed run left ── enter new loads ─�
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import time
@@ -24,6 +25,11 @@ log = logging.getLogger(__name__)
 
 NO_UNIT_TESTS = ["--exclude-resource-type", "unit_test"]
 """Unit tests are of the code, not of the data: `make test` and plain `dbt build` run them."""
+
+SHORTEST_LAG = min(publishing.LAST_LAGGING)
+COMPLETE_EVERY = 5
+"""Of a backlog's slices, the last and every so-manieth bring all tables up to date. The others leave those behind that
+may lag: they take in many slices at once for little more than one."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +90,30 @@ def _build(
     settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, leave: int | None
 ) -> Outcome:
     with lock.writers_lock(settings):
-        outcome, loads_left = _build_slice(settings, full_refresh, progress, project, leave)
-        while loads_left:  # a backlog too long to be read at once; what was read is published, and nothing left behind
-            part, loads_left = _build_slice(settings, False, progress, project, None)
+        outcome, loads_left = _build_slice(settings, full_refresh, progress, project, leave, SHORTEST_LAG)
+        for number in itertools.count(2):
+            if not loads_left:
+                break
+            # A backlog too long to be read at once. What was read is published, and in the end nothing is left behind.
+            between = SHORTEST_LAG if number % COMPLETE_EVERY else None
+            part, loads_left = _build_slice(settings, False, progress, project, None, between)
             new_loads, quarantined = outcome.new_loads + part.new_loads, outcome.quarantined + part.quarantined
             outcome = replace(outcome, version=part.version, new_loads=new_loads, quarantined=quarantined)
         return outcome
 
 
 def _build_slice(
-    settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, leave: int | None
+    settings: Settings,
+    full_refresh: bool,
+    progress: Progress | None,
+    project: Project,
+    leave: int | None,
+    leave_between: int | None,
 ) -> tuple[Outcome, int]:
-    """Build as much as is read at once; what came of it, and how many entered loads are left."""
+    """Build as much as is read at once; what came of it, and how many entered loads are left.
+
+    `leave_between` instead of `leave` where others are left to be built after these.
+    """
     fingerprint, code = fingerprints.code_fingerprint(), fingerprints.by_feed()
     with project.connection() as connection:
         is_head_published = publishing.last_event(connection) == "published"
@@ -103,13 +121,15 @@ def _build_slice(
         bookkeeping.enter_loads(connection, settings, whole=full_refresh)
         release = publishing.published(connection)
         same_code = release is not None and release.code_fingerprint == fingerprint
+        end = publishing.window_end(connection, None if full_refresh else publishing.SLICE_RECORDS)
+        if leave_between is not None and publishing.loaded_since(connection, end):
+            leave = leave_between if leave is None else min(leave, leave_between)
         since = publishing.seen_by_all(connection, release, leave) if release else 0
         is_complete = release is not None and since == release.last_load_seq
         if release and same_code and not full_refresh and is_complete and publishing.is_up_to_date(connection, release):
             publishing.write_connect_script(settings, release.version)
             return Outcome(release.version, 0, built=False, restored=restored), 0
         processed = publishing.last_processed(connection)
-        end = publishing.window_end(connection, None if full_refresh else publishing.SLICE_RECORDS)
         feeds: set[str] = set()
         if release and same_code and not full_refresh and is_head_published and publishing.has_staged(settings):
             # The head is as this code made it: what no new record reaches stays as it is.
@@ -128,8 +148,8 @@ def _build_slice(
             bookkeeping.note_readings(connection, "true" if full_refresh else f"load_seq > {processed}", code)
         read_otherwise = () if same_code else bookkeeping.read_otherwise(connection)
         version = publishing.publish(connection, settings, fingerprint)
-        loads_left = publishing.loaded_since(connection, publishing.published(connection))
-        new_loads = publishing.loaded_since(connection, release) - loads_left
+        loads_left = publishing.loaded_since(connection, publishing.last_processed(connection))
+        new_loads = publishing.loaded_since(connection, release.last_load_seq if release else 0) - loads_left
         quarantined = publishing.quarantined_since(connection, release)
     outcome = Outcome(
         version,
@@ -187,7 +207,7 @@ def publish(settings: Settings, *, progress: Progress | None = None) -> Outcome:
             if event != "succeeded":
                 raise BuildFailedError(["not every model has read every load yet; `mdp build` does the rest"])
             made_anew = publishing.was_made_anew(connection)
-            new_loads = publishing.loaded_since(connection, release)
+            new_loads = publishing.loaded_since(connection, release.last_load_seq if release else 0)
             same_code = release is not None and release.code_fingerprint == fingerprint
         arguments = ["test", *NO_UNIT_TESTS]
         if made_anew:

@@ -29,8 +29,12 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+KEEP_ROWS = "SET GLOBAL disabled_optimizers = 'top_n_window_elimination'"
+"""DuckDB 1.5 loses rows of QUALIFY row_number() <= n, those whose place in the order is null, by this optimization."""
+
 SHARED_SETTINGS = (
     "SET TimeZone = 'UTC'",
+    KEEP_ROWS,
     # Where DuckDB expects few rows it compares each with each for an ASOF join, and of what is computed on the way it
     # expects one: the spreads of fifteen minutes of a venue took half a minute, and take a quarter of a second so.
     "SET GLOBAL asof_loop_join_threshold = 0",

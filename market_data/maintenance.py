@@ -142,7 +142,7 @@ def why_not(connection: duckdb.DuckDBPyConnection) -> str | None:
         return "nothing is published yet"
     if event in publishing.UNFINISHED:
         return "the last run failed or was killed; `mdp build` takes back what it wrote and goes on"
-    if event != "published" or publishing.loaded_since(connection, release):
+    if event != "published" or publishing.loaded_since(connection, release.last_load_seq):
         return "the head of the lake is ahead of the published version; `mdp build` publishes it"
     return None
 

@@ -145,7 +145,8 @@ def show_connections(settings: Settings, version: int, screen: Console, *, is_la
     screen.print(f"[bold]DuckDB[/bold] {duckdb.__version__}, for which these extensions are built:")
     _literal(
         screen,
-        f"{loads}\n  {lake.attach_statement(settings, version)};\n  FROM lake.research.bars_1d_as_of('2024-05-01');\n",
+        f"{loads}\n  {lake.attach_statement(settings, version)};\n  {lake.KEEP_ROWS};\n"
+        "  FROM lake.research.bars_1d_as_of('2024-05-01');\n",
     )
     if is_last:
         publishing.write_connect_script(settings, version)

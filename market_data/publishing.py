@@ -151,7 +151,7 @@ def window_end(connection: duckdb.DuckDBPyConnection, most_records: int | None) 
 
 def is_up_to_date(connection: duckdb.DuckDBPyConnection, release: Release) -> bool:
     """Whether the head is the published version, and nothing but refusals has come since."""
-    return last_event(connection) in ("published", "restored") and loaded_since(connection, release) == 0
+    return last_event(connection) in ("published", "restored") and loaded_since(connection, release.last_load_seq) == 0
 
 
 def was_made_anew(connection: duckdb.DuckDBPyConnection) -> bool:
@@ -163,10 +163,10 @@ def was_made_anew(connection: duckdb.DuckDBPyConnection) -> bool:
     return bookkeeping.scalar(connection, query) > 0
 
 
-def loaded_since(connection: duckdb.DuckDBPyConnection, release: Release | None) -> int:
-    """How many loads, refusals apart, the head has taken in since a release."""
+def loaded_since(connection: duckdb.DuckDBPyConnection, load_seq: int) -> int:
+    """How many loads, refusals apart, the head has taken in after one."""
     query = "select count(*) from lake.observability.loads where outcome = 'loaded' and load_seq >"
-    return bookkeeping.scalar(connection, f"{query} {release.last_load_seq if release else 0}")
+    return bookkeeping.scalar(connection, f"{query} {load_seq}")
 
 
 def seen_by_all(connection: duckdb.DuckDBPyConnection, release: Release, leave: int | None) -> int:
@@ -380,7 +380,7 @@ def connect_script(settings: Settings) -> Path:
 def write_connect_script(settings: Settings, version: int) -> None:
     """Rewrite the script by rename, so that nobody reads half of it. Holds no credentials."""
     statements = [f"LOAD {lake.quoted(str(lake.extension_file(name)))};" for name in lake.extensions(settings)]
-    statements.append(f"{lake.attach_statement(settings, version)};")
+    statements += [f"{lake.attach_statement(settings, version)};", f"{lake.KEEP_ROWS};"]
     path = connect_script(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}.tmp")

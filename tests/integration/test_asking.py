@@ -371,6 +371,33 @@ def test_sql_clients_attach_a_version_by_its_number(world: tuple[Warehouse, list
     assert len(outcomes) == 2
 
 
+LAST_OF_EACH = """
+    select * from lake.{table} qualify row_number() over (partition by {key} order by known_from desc) = 1
+"""
+
+
+def test_plain_duckdb_answers_for_the_last_row_of_each_key(world: tuple[Warehouse, list[Outcome]]) -> None:
+    """Without the setting that mdp connect prints."""
+    warehouse, outcomes = world
+    statements = [*lake.load_statements(warehouse.settings), "RESET GLOBAL disabled_optimizers"]
+    with duckdb.connect() as connection:
+        for statement in [*statements, lake.attach_statement(warehouse.settings, outcomes[-1].version)]:
+            connection.execute(statement)
+        described = connection.execute(
+            "select table_schema || '.' || table_name, list(column_name) from information_schema.columns"
+            " where table_schema in ('canonical', 'research') group by all order by all"
+        ).fetchall()
+        asked = 0
+        for table, columns in described:
+            for key in ("listing_id", "instrument_id", "series_id"):
+                if {key, "known_from"} <= set(columns):
+                    keys = connection.execute(f"select count(distinct {key}) from lake.{table}").fetchone()
+                    rows = connection.execute(LAST_OF_EACH.format(table=table, key=key)).fetchall()
+                    assert keys == (len(rows),), (table, key)
+                    asked += 1
+    assert asked > 20
+
+
 # --- leak checks -----------------------------------------------------------------------------------------------
 
 # Of each kind: what looks ahead, the tables that it does so by, and how it is done honestly.

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 from worlds.warehouse import TABLES, Warehouse, differences
 
+import market_data
 from market_data import lake, publishing
 
 pytestmark = pytest.mark.long
@@ -19,6 +20,12 @@ DAY = 24 * HOUR
 START = 1_717_200_000 * 10**9  # 2024-06-01
 IDS = (100, 250_000, 500_000)
 """Ids of the three hours: each lies in a part of its own, and none between two others."""
+
+IN_BARS = """
+    select
+        (select count(*) from canonical.trades where known_to is null) as trades,
+        (select coalesce(sum(trade_count), 0) from research.bars_1m where known_to is null) as in_bars
+"""
 
 
 class Trade(NamedTuple):
@@ -130,7 +137,15 @@ def test_a_backlog_is_built_in_slices(tmp_path: Path, monkeypatch: pytest.Monkey
         outcome = sliced.build()
     with sliced.reader() as connection:
         rows = connection.execute("select last_load_seq from observability.releases order by version").fetchall()
+        versions = [
+            version for (version,) in connection.execute("select version from observability.releases").fetchall()
+        ]
     assert rows == [(2,), (4,)], "each slice is published; a version does not hold its own row"
+    with market_data.at(versions[1], sliced.settings) as second, market_data.connect(sliced.settings) as last:
+        trades, in_bars = second.sql(IN_BARS).arrow.to_pylist()[0].values()
+        assert in_bars < trades, "bars wait for the last slice"
+        trades, in_bars = last.sql(IN_BARS).arrow.to_pylist()[0].values()
+        assert in_bars == trades
     assert (outcome.new_loads, outcome.quarantined) == (5, 0)
     assert differences(whole.tables(TABLES), sliced.tables(TABLES)) == []
     assert not sliced.build().built

@@ -153,12 +153,14 @@ RULES = [
     Broken(
         "a key that a later delivery lacks was deleted",
         canonical,
-        {VERSIONS: [("where deliveries.delivered_at > present.first_delivered_at", "where false")]},
+        {VERSIONS: [("where is_complete and deliveries.delivered_at > present.first_delivered_at", "where false")]},
     ),
     Broken(
         "a new record is compared with those before it",
         canonical_after_two_builds,
         {VERSIONS: [(EARLIER, EARLIER + "false and ")]},
+        BuildFailedError,
+        "one_version_at_a_time",
     ),
     Broken(
         "a model reads what is beyond its mark",

@@ -24,6 +24,18 @@ def test_no_connection_plans_an_asof_join_as_a_loop(tmp_path: Path) -> None:
         assert reader.execute(asked).fetchone() == (0,)
 
 
+def test_no_connection_loses_rows_whose_place_in_an_order_is_null(tmp_path: Path) -> None:
+    settings = Settings(raw=str(tmp_path / "raw"), lake=str(tmp_path / "lake.sqlite"), lake_data=str(tmp_path / "lake"))
+    asked = """
+        select n from (values (1), (2), (3)) as numbers (n)
+        qualify row_number() over (order by nullif(n % 3, 0) desc nulls last) <= 3
+    """
+    with lake.open_for_writing(settings) as head:
+        assert sorted(head.cursor().execute(asked).fetchall()) == [(1,), (2,), (3,)]
+    with lake.open_version(settings, None) as reader:
+        assert sorted(reader.execute(asked).fetchall()) == [(1,), (2,), (3,)]
+
+
 def test_a_build_reads_what_its_window_holds() -> None:
     """Not the backlog behind it, of which later slices read theirs; without a mark, what was published is read too."""
     with duckdb.connect() as connection:

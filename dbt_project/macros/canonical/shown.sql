@@ -1,14 +1,8 @@
-{#- What readers see of a versioned table: its versions, without duplicates and without the deletions that close them. -#}
+{#- What readers see of a versioned table: its versions, without duplicates and without the deletions that close them. (In one
+    step: of filters behind a step of its own, DuckDB 1.5 loses a column where a reader asks for the last row of each key.) -#}
 {% macro shown_versions(versioned_model) -%}
-with versions as (
-    select * from {{ ref(versioned_model) }}
-),
-
-shown as (
-    select * from versions where not is_duplicate and not is_deletion
-)
-
 select
     {{ column_list() }}
-from shown
+from {{ ref(versioned_model) }}
+where not is_duplicate and not is_deletion
 {%- endmacro %}

@@ -23,6 +23,8 @@
     as the version just before for a vendor's deliveries, so that a correction taken back is a version of its own; as any
     earlier version for a stream, where the old content can only be a late repeat. A file that holds an original and its
     cancel, delivered again, says nothing new: a key's rows of one delivery are compared with those of the one before.
+
+    All new records are kept once while this runs; what only adds columns to them is not kept again (`not materialized`).
 -#}
 {% macro versions(new_records, key, content, sequence='sequence', slotted=false, named_scopes={}, extents=none) %}
 {%- set keys = key | join(', ') -%}
@@ -61,7 +63,7 @@ withdrawn as (
 -- A new record can change what earlier records of its key are, and a new delivery what is missing from its scope.
 touched_keys as (
     select {{ keys }} from {{ new_records }} where scope is null
-    union
+    union all
     select {{ keys }} from withdrawn where scope is null
 ),
 
@@ -77,7 +79,7 @@ touched_scopes as (
     select feed, scope from named_deliveries where load_seq > {{ mark() }}
 ),
 
-earlier_records as (
+earlier_records as materialized (
     select * from {{ this }} semi join touched_keys using ({{ keys }})
     where scope is null and not is_deletion and {{ in_hours_of_keys(extents) }}
     union all
@@ -85,7 +87,7 @@ earlier_records as (
     where not is_deletion and {{ in_hours_of_scopes(extents, named_scopes) }}
 ),
 
-all_records as (
+all_records as not materialized (
     select *, null as was from {{ new_records }}
     union all by name
     select
@@ -94,7 +96,7 @@ all_records as (
     from earlier_records
 ),
 {%- else %}
-all_records as (
+all_records as materialized (
     select *, null as was from {{ new_records }}
 ),
 {%- endif %}
@@ -127,7 +129,7 @@ missing_keys as (
     where is_complete and deliveries.delivered_at > present.first_delivered_at
 ),
 
-deletions as (
+deletions as materialized (
     select
         records.* replace (
             missing_keys.load_seq as load_seq,
@@ -155,19 +157,18 @@ deletions as (
     ) = 1
 ),
 
-keyed as (
+keyed as not materialized (
     select
         facts.*,
         hash({{ keys }}) as key_hash,
         hash({{ content | join(', ') }}) as content_hash,
-        feeds.revision_rule = 'delivery' as is_delivered,
-        feeds.live_from is not null and delivered_at >= feeds.live_from::timestamp_ns as is_live
+        {{ of_feed('revision_rule') }} = 'delivery' as is_delivered,
+        coalesce(delivered_at >= {{ of_feed('live_from') }}::timestamp_ns, false) as is_live
     from (
         select *, false as is_deletion from all_records
         union all
         select *, true as is_deletion from deletions
     ) as facts
-    inner join {{ ref('feeds') }} as feeds using (feed)
 ),
 
 -- Most keys have one record and need no ordering. (Equal hashes of different keys only send a record the longer way.)

@@ -19,8 +19,8 @@ minute_bars as (
 new_records as (
     select
         records.* exclude (source_time, is_complete),
-        venue || ':' || symbol as listing_id,
-        venue,
+        {{ of_feed('venue') }} as venue,
+        {{ of_feed('venue') }} || ':' || symbol as listing_id,
         null::double as vwap,
         'assumed' as knowledge_basis,
         bar_start::date as event_date,
@@ -34,7 +34,6 @@ new_records as (
         union all
         select * from minute_bars
     ) as records
-    inner join {{ ref('feeds') }} as feeds using (feed)
 ),
 
 {{ versions(

@@ -20,8 +20,8 @@ with lost_messages as (
 new_records as (
     select
         {{ lineage('lost_messages') }},
-        venue || ':' || named_symbol as listing_id,
-        venue,
+        {{ of_feed('venue') }} as venue,
+        {{ of_feed('venue') }} || ':' || named_symbol as listing_id,
         named_symbol as symbol,
         'full' as book,
         received_time as event_time,
@@ -37,7 +37,6 @@ new_records as (
         null::varchar as load_scope,
         null::timestamp_ns as delivered_at
     from lost_messages
-    inner join {{ ref('feeds') }} as feeds using (feed)
 ),
 
 {{ versions('new_records', key=['listing_id', 'book', 'message_id'], content=['received_time', 'is_deletion']) }}

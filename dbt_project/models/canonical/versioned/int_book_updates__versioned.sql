@@ -45,8 +45,8 @@ messages as (
 new_records as (
     select
         {{ lineage('messages') }},
-        venue || ':' || symbol as listing_id,
-        venue,
+        {{ of_feed('venue') }} as venue,
+        {{ of_feed('venue') }} || ':' || symbol as listing_id,
         symbol,
         book,
         event_time,
@@ -66,7 +66,6 @@ new_records as (
         null::varchar as load_scope,
         null::timestamp_ns as delivered_at
     from messages
-    inner join {{ ref('feeds') }} as feeds using (feed)
 ),
 
 -- What is said of a message is said of all its levels: a correction with fewer of them leaves none of the earlier ones.

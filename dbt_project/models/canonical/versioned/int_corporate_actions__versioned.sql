@@ -25,8 +25,8 @@ dividends as (
 new_records as (
     select
         records.* exclude (source_time),
-        venue || ':' || symbol as listing_id,
-        venue,
+        {{ of_feed('venue') }} as venue,
+        {{ of_feed('venue') }} || ':' || symbol as listing_id,
         source_time as delivered_at,
         null::varchar as scope,
         null::varchar as load_scope,
@@ -43,7 +43,6 @@ new_records as (
         union all by name
         select *, null::double as split_from, null::double as split_to from dividends
     ) as records
-    inner join {{ ref('feeds') }} as feeds using (feed)
 ),
 
 {{ versions(

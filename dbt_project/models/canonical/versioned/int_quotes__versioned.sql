@@ -87,8 +87,8 @@ delivered as (
 new_records as (
     select
         records.*,
-        venue || ':' || symbol as listing_id,
-        venue,
+        {{ of_feed('venue') }} as venue,
+        {{ of_feed('venue') }} || ':' || symbol as listing_id,
         event_time::date as event_date,
         '' as slot
     from (
@@ -98,7 +98,6 @@ new_records as (
         union all by name
         select * from delivered
     ) as records
-    inner join {{ ref('feeds') }} as feeds using (feed)
 ),
 
 -- Binance's bookTicker has no clock but the receipt, so its time is not the venue's fact: received twice, it is the same quote.

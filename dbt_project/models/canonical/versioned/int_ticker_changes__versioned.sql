@@ -10,15 +10,14 @@ with changes as (
 new_records as (
     select
         records.* exclude (source_time, is_complete),
-        venue || ':' || symbol as listing_id,
-        venue,
+        {{ of_feed('venue') }} as venue,
+        {{ of_feed('venue') }} || ':' || symbol as listing_id,
         'assumed' as knowledge_basis,
         source_time as delivered_at,
         composite_figi as scope,
         case when is_complete then composite_figi end as load_scope,
         '' as slot
     from changes as records
-    inner join {{ ref('feeds') }} as feeds using (feed)
 ),
 
 {{ versions(

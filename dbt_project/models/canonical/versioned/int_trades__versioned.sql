@@ -83,8 +83,8 @@ delivered as (
 
 new_records as (
     select
-        venue || ':' || symbol as listing_id,
-        venue,
+        {{ of_feed('venue') }} as venue,
+        {{ of_feed('venue') }} || ':' || symbol as listing_id,
         symbol,
         exchange,
         trade_id,
@@ -98,7 +98,7 @@ new_records as (
         coalesce(is_cancelled, false) as is_cancelled,
         rule_known_from,
         knowledge_basis,
-        records.feed,
+        feed,
         schema_version,
         load_id,
         source,
@@ -117,7 +117,6 @@ new_records as (
         union all by name
         select * from delivered
     ) as records
-    inner join {{ ref('feeds') }} as feeds on records.feed = feeds.feed
 ),
 
 {{ versions(

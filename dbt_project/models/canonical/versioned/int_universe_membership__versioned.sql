@@ -26,7 +26,7 @@ ends as (
 new_records as (
     select
         records.* exclude (source_time, is_complete),
-        venue || ':' || symbol as listing_id,
+        {{ of_feed('venue') }} || ':' || symbol as listing_id,
         'assumed' as knowledge_basis,
         source_time as delivered_at,
         index_name as scope,
@@ -36,7 +36,6 @@ new_records as (
         union all by name
         select * from ends
     ) as records
-    inner join {{ ref('feeds') }} as feeds using (feed)
 ),
 
 {{ versions(
