@@ -73,6 +73,38 @@ def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(TABLES)
 
 
+def begin_statistics(connection: duckdb.DuckDBPyConnection) -> None:
+    """Give tables that never had a row the statistics of an empty one, as if they had lost what they had.
+
+    DuckLake does not remember that a table has none: to plan a query it asks the catalog for each column of it again,
+    some hundred times a model.
+    """
+    connection.execute("begin")
+    connection.execute(_COLUMNS_WITHOUT_STATISTICS)
+    connection.execute(_TABLES_WITHOUT_STATISTICS)
+    connection.execute("commit")
+
+
+_TABLES_WITHOUT_STATISTICS = """
+insert into __ducklake_metadata_lake.ducklake_table_stats
+select table_id, 0, 0, 0
+from __ducklake_metadata_lake.ducklake_table
+where end_snapshot is null and table_id not in (select table_id from __ducklake_metadata_lake.ducklake_table_stats)
+"""
+_COLUMNS_WITHOUT_STATISTICS = """
+insert into __ducklake_metadata_lake.ducklake_table_column_stats
+select table_id, column_id, false, if(column_type in ('float32', 'float64'), false, null), null, null, null
+from __ducklake_metadata_lake.ducklake_column as columns
+where end_snapshot is null
+    and table_id in (select table_id from __ducklake_metadata_lake.ducklake_table where end_snapshot is null)
+    and table_id not in (select table_id from __ducklake_metadata_lake.ducklake_table_stats)
+    and not exists (
+        from __ducklake_metadata_lake.ducklake_column as parts
+        where parts.table_id = columns.table_id and parts.parent_column = columns.column_id
+    )
+"""
+
+
 def are_there(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> bool:
     """Whether the lake has these tables of the schema ``observability``."""
     # Asking each by its name is far cheaper than duckdb_tables(), which looks at everything that is attached.

@@ -345,6 +345,7 @@ def publish(connection: duckdb.DuckDBPyConnection, settings: Settings, fingerpri
 
     ``fingerprint`` is that of the code which made it, taken before it was read.
     """
+    bookkeeping.begin_statistics(connection)
     return _publish(connection, settings, last_processed(connection), fingerprint)
 
 

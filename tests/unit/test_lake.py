@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from loaders.settings import Settings
-from market_data import lake, lake_plugin, publishing
+from market_data import bookkeeping, lake, lake_plugin, publishing
 
 NOWHERE = Settings(raw="raw", lake="lake.sqlite", lake_data="lake")
 
@@ -75,3 +75,67 @@ def test_a_long_build_after_a_slice_takes_what_the_machine_has() -> None:
         assert connection.execute(asked).fetchone() != before
         lake_plugin.suit(connection, NOWHERE, publishing.SLICE_RECORDS + 1)
         assert connection.execute(asked).fetchone() == before
+
+
+COLUMNS = """
+    number integer not null, name varchar, size double, names varchar[], seen_at timestamp_ns, is_so boolean, bytes blob,
+    place struct(load varchar, position bigint), levels struct(side varchar, price double)[], never date
+"""
+ROWS = """
+    select
+        n + {first}, if({first} > 0, 'x' || n, null), n / 2, ['a'], make_timestamp_ns(n), n > 1, 'ab'::blob,
+        {{'load': 'l', 'position': n}}, [{{'side': 'bid', 'price': n / 3}}], null
+    from range(5) as numbers (n)
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 10])
+def test_begun_statistics_become_those_of_any_table(tmp_path: Path, limit: int) -> None:
+    """A table that had no row when they were begun ends with the same as one of which they never were."""
+    settings = Settings(raw=str(tmp_path / "raw"), lake=str(tmp_path / "lake.sqlite"), lake_data=str(tmp_path / "lake"))
+    with lake.open_for_writing(settings) as head:
+        head.execute(f"call lake.set_option('data_inlining_row_limit', {limit})")
+        head.execute(f"create table lake.main.begun ({COLUMNS})")
+        bookkeeping.begin_statistics(head)
+        head.execute(f"create table lake.main.other ({COLUMNS})")
+        for first in (0, 100):
+            for table in ("begun", "other"):
+                head.execute(f"insert into lake.main.{table} {ROWS.format(first=first)}")
+            assert statistics(head, "begun") == statistics(head, "other")
+        assert len(statistics(head, "begun")) == 12
+        bookkeeping.begin_statistics(head)
+        assert statistics(head, "begun") == statistics(head, "other"), "and stay as they are"
+
+
+def statistics(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple[object, ...]]:
+    of_table = f"(select table_id from __ducklake_metadata_lake.ducklake_table where table_name = '{table}')"
+    return connection.execute(
+        f"""
+        select whole.* exclude (table_id), columns.* exclude (table_id)
+        from __ducklake_metadata_lake.ducklake_table_stats as whole
+        inner join __ducklake_metadata_lake.ducklake_table_column_stats as columns using (table_id)
+        where table_id = {of_table}
+        order by column_id
+        """
+    ).fetchall()
+
+
+def test_a_table_without_rows_is_planned_without_asking_for_each_of_its_columns(tmp_path: Path) -> None:
+    settings = Settings(raw=str(tmp_path / "raw"), lake=str(tmp_path / "lake.sqlite"), lake_data=str(tmp_path / "lake"))
+    with lake.open_for_writing(settings) as head:
+        head.execute(f"create table lake.main.nothing ({COLUMNS})")
+        before = questions(head)
+        bookkeeping.begin_statistics(head)
+        assert questions(head) < before / 4
+
+
+def questions(connection: duckdb.DuckDBPyConnection) -> int:
+    """How often the catalog is asked to plan a query of a table."""
+    query = "explain select * from lake.main.nothing as a inner join lake.main.nothing as b using (number, name, size)"
+    connection.execute(query)
+    connection.execute("call truncate_duckdb_logs()")
+    connection.execute("call enable_logging(level = 'debug')")
+    connection.execute(query)
+    connection.execute("call disable_logging()")
+    row = connection.execute("select count(*) from duckdb_logs where type = 'QueryLog'").fetchone()
+    return int(row[0]) if row else 0
