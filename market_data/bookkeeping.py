@@ -30,8 +30,6 @@ TABLES = """
 create schema if not exists lake.observability;
 call lake.set_option('data_inlining_row_limit', 0);
 call lake.set_option('data_inlining_row_limit', 10, schema => 'observability');
-call lake.set_option('parquet_version', '2');
-call lake.set_option('parquet_compression', 'zstd');
 create table if not exists lake.observability.loads (
     load_seq bigint, load_id varchar, feed varchar, outcome varchar, ledger_key varchar, ledger_cursor varchar,
     source varchar, source_time timestamp_ns, delivered_at timestamp_ns, records bigint, bytes bigint,
@@ -54,6 +52,9 @@ create table if not exists lake.observability.releases (
 );
 """
 
+FILE_OPTIONS = {"parquet_version": "V2", "parquet_compression": "zstd"}
+"""How the lake's files are written, as DuckLake tells it."""
+
 OVERLAP_SECONDS = 300
 """By how much the clocks of loaders may differ."""
 
@@ -71,6 +72,10 @@ def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the bookkeeping tables where they are not there yet."""
     if not are_there(connection, NAMES):
         connection.execute(TABLES)
+    said = dict(connection.execute("select option_name, value from lake.options()").fetchall())
+    for name, value in FILE_OPTIONS.items():
+        if said.get(name) != value:
+            connection.execute(f"call lake.set_option('{name}', '{value.removeprefix('V')}')")
 
 
 def begin_statistics(connection: duckdb.DuckDBPyConnection) -> None:
@@ -80,20 +85,24 @@ def begin_statistics(connection: duckdb.DuckDBPyConnection) -> None:
     some hundred times a model.
     """
     connection.execute("begin")
-    connection.execute(_COLUMNS_WITHOUT_STATISTICS)
-    connection.execute(_TABLES_WITHOUT_STATISTICS)
-    connection.execute("commit")
+    try:
+        connection.execute(_COLUMNS_WITHOUT_STATISTICS)
+        connection.execute(_TABLES_WITHOUT_STATISTICS)
+        connection.execute("commit")
+    except BaseException:
+        connection.execute("rollback")
+        raise
 
 
 _TABLES_WITHOUT_STATISTICS = """
-insert into __ducklake_metadata_lake.ducklake_table_stats
+insert into __ducklake_metadata_lake.ducklake_table_stats (table_id, record_count, next_row_id, file_size_bytes)
 select table_id, 0, 0, 0
 from __ducklake_metadata_lake.ducklake_table
 where end_snapshot is null and table_id not in (select table_id from __ducklake_metadata_lake.ducklake_table_stats)
 """
 _COLUMNS_WITHOUT_STATISTICS = """
-insert into __ducklake_metadata_lake.ducklake_table_column_stats
-select table_id, column_id, false, if(column_type in ('float32', 'float64'), false, null), null, null, null
+insert into __ducklake_metadata_lake.ducklake_table_column_stats (table_id, column_id, contains_null, contains_nan)
+select table_id, column_id, false, if(column_type in ('float32', 'float64'), false, null)
 from __ducklake_metadata_lake.ducklake_column as columns
 where end_snapshot is null
     and table_id in (select table_id from __ducklake_metadata_lake.ducklake_table where end_snapshot is null)

@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 NO_UNIT_TESTS = ["--exclude-resource-type", "unit_test"]
 """Unit tests are of the code, not of the data: `make test` and plain `dbt build` run them."""
 
-SHORTEST_LAG = min(publishing.LAST_LAGGING)
+ALL_THAT_MAY_LAG = min(publishing.LAST_LAGGING)
 COMPLETE_EVERY = 5
-"""Of a backlog's slices, the last and every so-manieth bring all tables up to date. The others leave those behind that
-may lag: they take in many slices at once for little more than one."""
+"""Of how many slices of a backlog one brings all tables up to date, as the last one does. The others leave those behind
+that may lag: they take in many slices at once for little more than one."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,18 @@ def _build(
     settings: Settings, full_refresh: bool, progress: Progress | None, project: Project, leave: int | None
 ) -> Outcome:
     with lock.writers_lock(settings):
-        outcome, loads_left = _build_slice(settings, full_refresh, progress, project, leave, SHORTEST_LAG)
+        outcome, loads_left = _build_slice(settings, full_refresh, progress, project, leave, ALL_THAT_MAY_LAG)
         for number in itertools.count(2):
             if not loads_left:
                 break
             # A backlog too long to be read at once. What was read is published, and in the end nothing is left behind.
-            between = SHORTEST_LAG if number % COMPLETE_EVERY else None
-            part, loads_left = _build_slice(settings, False, progress, project, None, between)
+            meanwhile = ALL_THAT_MAY_LAG if number % COMPLETE_EVERY else None
+            try:
+                part, loads_left = _build_slice(settings, False, progress, project, None, meanwhile)
+            except BuildFailedError:
+                with contextlib.suppress(BuildFailedError):  # why the slice failed is what is to be known
+                    _build_slice(settings, False, progress, project, None, None, read_more=False)
+                raise
             new_loads, quarantined = outcome.new_loads + part.new_loads, outcome.quarantined + part.quarantined
             outcome = replace(outcome, version=part.version, new_loads=new_loads, quarantined=quarantined)
         return outcome
@@ -108,11 +113,13 @@ def _build_slice(
     progress: Progress | None,
     project: Project,
     leave: int | None,
-    leave_between: int | None,
+    leave_meanwhile: int | None,
+    read_more: bool = True,
 ) -> tuple[Outcome, int]:
     """Build as much as is read at once; what came of it, and how many entered loads are left.
 
-    `leave_between` instead of `leave` where others are left to be built after these.
+    `leave_meanwhile` instead of `leave` where others are left to be built after these. Without `read_more`, tables that
+    were left behind take in what the others have, and nothing else is read.
     """
     fingerprint, code = fingerprints.code_fingerprint(), fingerprints.by_feed()
     with project.connection() as connection:
@@ -121,9 +128,10 @@ def _build_slice(
         bookkeeping.enter_loads(connection, settings, whole=full_refresh)
         release = publishing.published(connection)
         same_code = release is not None and release.code_fingerprint == fingerprint
-        end = publishing.window_end(connection, None if full_refresh else publishing.SLICE_RECORDS)
-        if leave_between is not None and publishing.loaded_since(connection, end):
-            leave = leave_between if leave is None else min(leave, leave_between)
+        most_records = None if full_refresh else publishing.SLICE_RECORDS
+        end = publishing.window_end(connection, most_records) if read_more else publishing.last_processed(connection)
+        if leave_meanwhile is not None and publishing.loaded_since(connection, end):
+            leave = leave_meanwhile if leave is None else min(leave, leave_meanwhile)
         since = publishing.seen_by_all(connection, release, leave) if release else 0
         is_complete = release is not None and since == release.last_load_seq
         if release and same_code and not full_refresh and is_complete and publishing.is_up_to_date(connection, release):

@@ -325,7 +325,9 @@ def test_files_above_the_last_tier_stay_until_they_crumble(crumbled: Lake) -> No
 
         assert joined() == []
         table = "lake.versioned.facts"
-        connection.execute(f"insert into {table} select i, '2024-01-01', i, [] from range(200000) as numbers (i)")
+        connection.execute(
+            f"insert into {table} select hash(i) % 1000000000, '2024-01-01', i, [] from range(200000) as numbers (i)"
+        )
         connection.execute(f"delete from {table} where value % 5 = 0")
         with mock.patch.object(maintenance, "why_not", lambda _: None), mock.patch.object(maintenance, "MIB", 100_000):
             assert joined() == []

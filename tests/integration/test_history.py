@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from worlds.warehouse import TABLES, Warehouse, differences
 
 import market_data
-from market_data import lake, publishing
+from market_data import build, lake, lake_plugin, publishing
+from market_data.dbt_runs import BuildFailedError, Project
 
 pytestmark = pytest.mark.long
 
@@ -124,28 +125,68 @@ def test_it_equals_a_warehouse_made_in_one_build_and_one_that_forgot_its_extents
         assert connection.execute(kept).fetchall() == before
 
 
-def test_a_backlog_is_built_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sliced = Warehouse(tmp_path / "sliced")
-    sliced.root.mkdir()
+def backlog(directory: Path) -> Warehouse:
+    """Behind a lake that is built and empty: five hours of four trades each, the last of one again the next one's first."""
+    warehouse = Warehouse(directory)
+    warehouse.root.mkdir()
+    warehouse.build()
     for number in range(5):
         at = START + number * HOUR
-        add(sliced, f"hour{number}", [Trade(number * 3 + n, "100", at + n) for n in range(4)], at + HOUR)
+        add(warehouse, f"hour{number}", [Trade(number * 3 + n, "100", at + n) for n in range(4)], at + HOUR)
+    return warehouse
+
+
+def releases(warehouse: Warehouse) -> list[tuple[int, int]]:
+    """The versions with the last load that each holds; the published one does not hold its own row."""
+    query = "select version, last_load_seq from observability.releases order by version"
+    with warehouse.reader() as connection:
+        return [(version, load_seq) for version, load_seq in connection.execute(query).fetchall()]
+
+
+def test_a_backlog_is_built_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bars wait for every third slice, as it is here, and the last."""
+    sliced = backlog(tmp_path / "sliced")
     whole = sliced.copy(tmp_path / "whole")
     whole.build()
     with monkeypatch.context() as patch:
-        patch.setattr(publishing, "SLICE_RECORDS", 9)
+        patch.setattr(publishing, "SLICE_RECORDS", 4)
+        patch.setattr(build, "COMPLETE_EVERY", 3)
         outcome = sliced.build()
-    with sliced.reader() as connection:
-        rows = connection.execute("select last_load_seq from observability.releases order by version").fetchall()
-        versions = [
-            version for (version,) in connection.execute("select version from observability.releases").fetchall()
-        ]
-    assert rows == [(0,), (2,), (4,)], "each slice is published; a version does not hold its own row"
-    with market_data.at(versions[1], sliced.settings) as second, market_data.connect(sliced.settings) as last:
-        trades, in_bars = second.sql(IN_BARS).arrow.to_pylist()[0].values()
-        assert in_bars < trades, "bars wait for the last slice"
-        trades, in_bars = last.sql(IN_BARS).arrow.to_pylist()[0].values()
-        assert in_bars == trades
+    versions = releases(sliced)
+    assert [load_seq for _, load_seq in versions] == [0, 1, 2, 3, 4], "of an empty lake, and each slice but the last"
+    in_step = []
+    for version in [version for version, _ in versions[1:]] + [outcome.version]:
+        with market_data.at(version, sliced.settings) as reader:
+            trades, in_bars = reader.sql(IN_BARS).arrow.to_pylist()[0].values()
+            in_step.append(trades == in_bars)
+    assert in_step == [False, False, True, False, True]
     assert (outcome.new_loads, outcome.quarantined) == (5, 0)
     assert differences(whole.tables(TABLES), sliced.tables(TABLES)) == []
     assert not sliced.build().built
+
+
+def test_what_a_backlog_left_behind_is_made_up_for_when_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = backlog(tmp_path / "failing")
+    run = Project.run
+
+    def fail_at_the_third_slice(project: Project, arguments: list[str], progress: Any = None) -> None:
+        with project.connection() as connection:
+            (last,) = connection.execute("select max(load_seq) from lake.observability.progress").fetchone() or (0,)
+        if last == 2 and lake_plugin._last_load_seq != 2:
+            raise BuildFailedError(["the third slice"])
+        run(project, arguments, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "SLICE_RECORDS", 4)
+        patch.setattr(Project, "run", fail_at_the_third_slice)
+        with pytest.raises(BuildFailedError, match="the third slice"):
+            failing.build()
+    with market_data.connect(failing.settings) as reader:
+        trades, in_bars = reader.sql(IN_BARS).arrow.to_pylist()[0].values()
+    assert trades == in_bars == 7, "of two hours"
+    whole = failing.copy(tmp_path / "whole")
+    assert failing.build().new_loads == 3
+    whole.build()
+    assert differences(whole.tables(TABLES), failing.tables(TABLES)) == []

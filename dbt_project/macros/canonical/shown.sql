@@ -1,5 +1,5 @@
 {#- What readers see of a versioned table: its versions, without duplicates and without the deletions that close them. (In one
-    step: of filters behind a step of its own, DuckDB 1.5 loses a column where a reader asks for the last row of each key.) -#}
+    step: over a filter in a step of its own, DuckDB 1.5 may fail where a reader asks for the last row of each key.) -#}
 {% macro shown_versions(versioned_model) -%}
 select
     {{ column_list() }}

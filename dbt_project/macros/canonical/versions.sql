@@ -24,7 +24,8 @@
     earlier version for a stream, where the old content can only be a late repeat. A file that holds an original and its
     cancel, delivered again, says nothing new: a key's rows of one delivery are compared with those of the one before.
 
-    All new records are kept once while this runs; what only adds columns to them is not kept again (`not materialized`).
+    DuckDB keeps the new records, which are read several times; what only adds columns to them is not kept again (`not
+    materialized`).
 -#}
 {% macro versions(new_records, key, content, sequence='sequence', slotted=false, named_scopes={}, extents=none) %}
 {%- set keys = key | join(', ') -%}
