@@ -126,7 +126,7 @@ def test_it_equals_a_warehouse_made_in_one_build_and_one_that_forgot_its_extents
 
 
 def backlog(directory: Path) -> Warehouse:
-    """Behind a lake that is built and empty: five hours of four trades each, the last of one again the next one's first."""
+    """Five hours of four trades each, the last of one again the next one's first, behind a built and empty lake."""
     warehouse = Warehouse(directory)
     warehouse.root.mkdir()
     warehouse.build()
