@@ -32,7 +32,7 @@ SCRATCH = "scratch.duckdb"
 
 SLICE_RECORDS = 2_000_000
 """Records that a build of `mdp` reads at once, which bounds its memory; a longer backlog is built in slices."""
-SLICE_MEMORY = 1_300_000_000
+SLICE_MEMORY = 1_150_000_000
 """Bytes that DuckDB uses for a slice at most: with more it is no faster by a tenth, and keeps what it has read."""
 
 _AT = "begin_snapshot <= $version and coalesce(end_snapshot > $version, true)"
