@@ -75,6 +75,20 @@ def with_a_failing_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(dbt_runs, "PROJECT", project)
 
 
+def test_no_table_of_a_published_version_is_without_statistics(built: Warehouse) -> None:
+    """Not those either that never had a row: DuckLake would ask for each of their columns again and again."""
+    with lake.open_for_writing(built.settings) as head:
+        rows = head.execute(
+            """
+            select table_name
+            from __ducklake_metadata_lake.ducklake_table
+            anti join __ducklake_metadata_lake.ducklake_table_stats using (table_id)
+            where end_snapshot is null
+            """
+        ).fetchall()
+    assert rows == []
+
+
 def test_a_failing_test_publishes_nothing_and_its_loads_count_as_unseen(
     built: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,20 @@ def test_a_long_build_after_a_slice_takes_what_the_machine_has() -> None:
         assert connection.execute(asked).fetchone() == before
 
 
+def test_a_lake_that_is_there_writes_its_next_files_as_a_new_one(tmp_path: Path) -> None:
+    settings = Settings(raw=str(tmp_path / "raw"), lake=str(tmp_path / "lake.sqlite"), lake_data=str(tmp_path / "lake"))
+    with lake.open_for_writing(settings) as head:
+        bookkeeping.create_tables(head)
+        head.execute(
+            "call lake.set_option('parquet_compression', 'snappy'); call lake.set_option('parquet_version', '1')"
+        )
+        bookkeeping.create_tables(head)
+        head.execute("create table lake.main.numbers as select n from range(10000) as numbers (n)")
+        (file,) = (tmp_path / "lake").rglob("*.parquet")
+        written = "select distinct compression, encodings from parquet_metadata(?)"
+        assert head.execute(written, [str(file)]).fetchall() == [("ZSTD", "DELTA_BINARY_PACKED")]
+
+
 COLUMNS = """
     number integer not null, name varchar, size double, names varchar[], seen_at timestamp_ns, is_so boolean,
     bytes blob, place struct(load varchar, position bigint), levels struct(side varchar, price double)[], never date
