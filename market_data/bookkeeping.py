@@ -69,7 +69,7 @@ _LOAD_COLUMNS = (
 
 
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make the bookkeeping tables where they are not there yet."""
+    """Make the bookkeeping tables that are not there yet; the lake writes its files as FILE_OPTIONS say."""
     if not are_there(connection, NAMES):
         connection.execute(TABLES)
     said = dict(connection.execute("select option_name, value from lake.options()").fetchall())

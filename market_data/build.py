@@ -8,7 +8,6 @@ writers' lock ── restore what a failed run left ── enter new loads ─�
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import logging
 import time
@@ -91,10 +90,9 @@ def _build(
 ) -> Outcome:
     with lock.writers_lock(settings):
         outcome, loads_left = _build_slice(settings, full_refresh, progress, project, leave, ALL_THAT_MAY_LAG)
-        for number in itertools.count(2):
-            if not loads_left:
-                break
-            # A backlog too long to be read at once. What was read is published, and in the end nothing is left behind.
+        number = 1
+        while loads_left:  # a backlog too long to be read at once; what was read is published, in the end by all tables
+            number += 1
             meanwhile = ALL_THAT_MAY_LAG if number % COMPLETE_EVERY else None
             try:
                 part, loads_left = _build_slice(settings, False, progress, project, None, meanwhile)
@@ -130,7 +128,8 @@ def _build_slice(
         same_code = release is not None and release.code_fingerprint == fingerprint
         most_records = None if full_refresh else publishing.SLICE_RECORDS
         end = publishing.window_end(connection, most_records) if read_more else publishing.last_processed(connection)
-        if leave_meanwhile is not None and publishing.loaded_since(connection, end):
+        loads_left = publishing.loaded_since(connection, end)
+        if leave_meanwhile is not None and loads_left:
             leave = leave_meanwhile if leave is None else min(leave, leave_meanwhile)
         since = publishing.seen_by_all(connection, release, leave) if release else 0
         is_complete = release is not None and since == release.last_load_seq
@@ -156,7 +155,6 @@ def _build_slice(
             bookkeeping.note_readings(connection, "true" if full_refresh else f"load_seq > {processed}", code)
         read_otherwise = () if same_code else bookkeeping.read_otherwise(connection)
         version = publishing.publish(connection, settings, fingerprint)
-        loads_left = publishing.loaded_since(connection, publishing.last_processed(connection))
         new_loads = publishing.loaded_since(connection, release.last_load_seq if release else 0) - loads_left
         quarantined = publishing.quarantined_since(connection, release)
     outcome = Outcome(

@@ -30,7 +30,7 @@ def identifier(name: str) -> str:
 
 
 KEEP_ROWS = "SET GLOBAL disabled_optimizers = 'top_n_window_elimination'"
-"""DuckDB 1.5 loses rows of QUALIFY row_number() <= n, those whose place in the order is null, by this optimization."""
+"""By this optimization DuckDB 1.5 loses rows of QUALIFY row_number() <= n where an expression of its order is null."""
 
 SHARED_SETTINGS = (
     "SET TimeZone = 'UTC'",

@@ -14,9 +14,13 @@ from market_data import bookkeeping, lake, lake_plugin, publishing
 NOWHERE = Settings(raw="raw", lake="lake.sqlite", lake_data="lake")
 
 
-def test_no_connection_plans_an_asof_join_as_a_loop(tmp_path: Path) -> None:
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(raw=str(tmp_path / "raw"), lake=str(tmp_path / "lake.sqlite"), lake_data=str(tmp_path / "lake"))
+
+
+def test_no_connection_plans_an_asof_join_as_a_loop(settings: Settings) -> None:
     """Nor does a cursor, as dbt uses them."""
-    settings = Settings(raw=str(tmp_path / "raw"), lake=str(tmp_path / "lake.sqlite"), lake_data=str(tmp_path / "lake"))
     asked = "select current_setting('asof_loop_join_threshold')"
     with lake.open_for_writing(settings) as head:
         assert head.cursor().execute(asked).fetchone() == (0,)
@@ -24,8 +28,7 @@ def test_no_connection_plans_an_asof_join_as_a_loop(tmp_path: Path) -> None:
         assert reader.execute(asked).fetchone() == (0,)
 
 
-def test_no_connection_loses_rows_whose_place_in_an_order_is_null(tmp_path: Path) -> None:
-    settings = Settings(raw=str(tmp_path / "raw"), lake=str(tmp_path / "lake.sqlite"), lake_data=str(tmp_path / "lake"))
+def test_no_connection_loses_rows_whose_place_in_an_order_is_null(settings: Settings) -> None:
     asked = """
         select n from lake.main.numbers qualify row_number() over (order by nullif(n % 3, 0) desc nulls last) <= 3
     """
@@ -77,8 +80,7 @@ def test_a_long_build_after_a_slice_takes_what_the_machine_has() -> None:
         assert connection.execute(asked).fetchone() == before
 
 
-def test_a_lake_that_is_there_writes_its_next_files_as_a_new_one(tmp_path: Path) -> None:
-    settings = Settings(raw=str(tmp_path / "raw"), lake=str(tmp_path / "lake.sqlite"), lake_data=str(tmp_path / "lake"))
+def test_a_lake_that_is_there_writes_its_next_files_as_a_new_one(settings: Settings) -> None:
     with lake.open_for_writing(settings) as head:
         bookkeeping.create_tables(head)
         head.execute(
@@ -86,7 +88,7 @@ def test_a_lake_that_is_there_writes_its_next_files_as_a_new_one(tmp_path: Path)
         )
         bookkeeping.create_tables(head)
         head.execute("create table lake.main.numbers as select n from range(10000) as numbers (n)")
-        (file,) = (tmp_path / "lake").rglob("*.parquet")
+        (file,) = Path(settings.lake_data).rglob("*.parquet")
         written = "select distinct compression, encodings from parquet_metadata(?)"
         assert head.execute(written, [str(file)]).fetchall() == [("ZSTD", "DELTA_BINARY_PACKED")]
 
@@ -104,9 +106,8 @@ ROWS = """
 
 
 @pytest.mark.parametrize("limit", [0, 10])
-def test_begun_statistics_become_those_of_any_table(tmp_path: Path, limit: int) -> None:
+def test_begun_statistics_become_those_of_any_table(settings: Settings, limit: int) -> None:
     """A table that had no row when they were begun ends with the same as one of which they never were."""
-    settings = Settings(raw=str(tmp_path / "raw"), lake=str(tmp_path / "lake.sqlite"), lake_data=str(tmp_path / "lake"))
     with lake.open_for_writing(settings) as head:
         head.execute(f"call lake.set_option('data_inlining_row_limit', {limit})")
         head.execute(f"create table lake.main.begun ({COLUMNS})")
@@ -134,8 +135,7 @@ def statistics(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple[
     ).fetchall()
 
 
-def test_a_table_without_rows_is_planned_without_asking_for_each_of_its_columns(tmp_path: Path) -> None:
-    settings = Settings(raw=str(tmp_path / "raw"), lake=str(tmp_path / "lake.sqlite"), lake_data=str(tmp_path / "lake"))
+def test_a_table_without_rows_is_planned_without_asking_for_each_of_its_columns(settings: Settings) -> None:
     with lake.open_for_writing(settings) as head:
         head.execute(f"create table lake.main.nothing ({COLUMNS})")
         before = questions(head)
