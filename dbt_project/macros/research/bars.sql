@@ -84,7 +84,7 @@ sessions as (
 ),
 
 feeds as (
-    select * from {{ ref('feeds') }}
+    select * replace (knowledge_lag::interval as knowledge_lag) from {{ ref('feeds') }}
 ),
 
 {{ trade_rules() }},
@@ -93,9 +93,6 @@ trades as (
     select
         trades.listing_id,
         touched.period,
-        trades.venue,
-        trades.symbol,
-        trades.session_date,
         event_time,
         sequence,
         trade_id,
@@ -107,7 +104,7 @@ trades as (
         sessions.open_at,
         sessions.close_at,
         feeds.calendar,
-        feeds.knowledge_lag::interval as knowledge_lag,
+        feeds.knowledge_lag,
         coalesce(event_time >= sessions.open_at and event_time < sessions.close_at, feeds.calendar = 'utc') as is_in_session,
         coalesce(list_contains(trades.conditions, '8'), false) and event_time >= sessions.close_at as is_closing_print,
         not list_has_any(
@@ -134,106 +131,97 @@ trades as (
         {{ "and feeds.calendar != 'utc'" if of_minutes }}
 ),
 
--- What a bar is put together from, and what each may set.
+-- What a bar is put together from, what each may set, and from which cell until which it is part of the bar.
 pieces as (
     select
-        listing_id,
-        period,
-        known_from,
-        known_to,
-        knowledge_lag,
-        {{ bar_end }} as bar_end,
-        {{ order }} as place,
-        case when sets_open_close then price end as open,
-        case when sets_high_low then price end as high,
-        case when sets_high_low then price end as low,
-        case when sets_open_close then price end as close,
-        case when sets_volume then size end as volume,
-        case when sets_volume then price * size end as dollar_volume,
-        sets_volume::bigint as trade_count,
-        case when sets_open_close then event_time end as first_trade_at,
-        case when sets_open_close then event_time end as last_trade_at
-    from trades
-    where {{ eligible }}
-    {%- if of_minutes %}
-    union all by name
-    select
-        minutes.listing_id,
-        touched.period,
-        minutes.known_from,
-        minutes.known_to,
-        calendar.knowledge_lag,
-        (touched.period + 1)::timestamp_ns as bar_end,
-        struct_pack(a := bar_start, b := -1::bigint, c := -1::hugeint, d := '', e := '', f := 0::double, g := 0::double) as place,
-        minutes.open,
-        minutes.high,
-        minutes.low,
-        minutes.close,
-        minutes.volume,
-        minutes.dollar_volume,
-        minutes.trade_count,
-        minutes.first_trade_at,
-        minutes.last_trade_at
-    from {{ ref(of_minutes) }} as minutes
-    inner join touched on minutes.listing_id = touched.listing_id and minutes.bar_start::date = touched.period
-    inner join (
-        select distinct venue, knowledge_lag::interval as knowledge_lag from feeds where calendar = 'utc'
-    ) as calendar on minutes.venue = calendar.venue
-    where minutes.bar_source = 'trades' and {{ in_dates('minutes.bar_start', dates) }}
-    {%- endif %}
+        *,
+        {{ cell_end('greatest(known_from, bar_end + knowledge_lag)') }} as shown_from,
+        case when known_to is not null then {{ cell_end('greatest(known_to, bar_end + knowledge_lag)') }} end as shown_to
+    from (
+        select
+            listing_id,
+            period,
+            known_from,
+            known_to,
+            knowledge_lag,
+            {{ bar_end }} as bar_end,
+            {{ order }} as place,
+            case when sets_open_close then price end as open,
+            case when sets_high_low then price end as high,
+            case when sets_high_low then price end as low,
+            case when sets_open_close then price end as close,
+            case when sets_volume then size end as volume,
+            case when sets_volume then price * size end as dollar_volume,
+            sets_volume::bigint as trade_count,
+            case when sets_open_close then event_time end as first_trade_at,
+            case when sets_open_close then event_time end as last_trade_at
+        from trades
+        where {{ eligible }}
+        {%- if of_minutes %}
+        union all by name
+        select
+            minutes.listing_id,
+            touched.period,
+            minutes.known_from,
+            minutes.known_to,
+            calendar.knowledge_lag,
+            (touched.period + 1)::timestamp_ns as bar_end,
+            struct_pack(a := bar_start, b := -1::bigint, c := -1::hugeint, d := '', e := '', f := 0::double, g := 0::double) as place,
+            minutes.open,
+            minutes.high,
+            minutes.low,
+            minutes.close,
+            minutes.volume,
+            minutes.dollar_volume,
+            minutes.trade_count,
+            minutes.first_trade_at,
+            minutes.last_trade_at
+        from {{ ref(of_minutes) }} as minutes
+        inner join touched on minutes.listing_id = touched.listing_id and minutes.bar_start::date = touched.period
+        inner join (
+            select distinct venue, knowledge_lag from feeds where calendar = 'utc'
+        ) as calendar on minutes.venue = calendar.venue
+        where minutes.bar_source = 'trades' and {{ in_dates('minutes.bar_start', dates) }}
+        {%- endif %}
+    )
 ),
 
--- An outer join on an `or` would compare each with each.
-eligible as (
-    select *, coalesce(known_to, 'infinity'::timestamp_ns) as known_until from pieces
-),
-
-first_known as (
-    select listing_id, period, min(known_from) as first_known_from from eligible group by listing_id, period
-),
-
-known_cells as (
+-- Most bars have all their pieces from one cell on, for ever: such a bar has one version.
+bars_of_all_pieces as (
     select
         listing_id,
         period,
-        known_to,
-        {{ cell_end('known_from') }} as cell,
-        {{ cell_end('greatest(bar_end + knowledge_lag, first_known_from)') }} as first_cell
-    from eligible
-    inner join first_known using (listing_id, period)
+        min(shown_from) as known_from,
+        min(shown_from) = max(shown_from) and count(shown_to) = 0 as has_one_version,
+        {{ bar_of_pieces() }}
+    from pieces
+    group by listing_id, period
+),
+
+-- The others have a version for each cell in which a piece comes or goes.
+changing_pieces as (
+    select *, coalesce(shown_to, 'infinity'::timestamp_ns) as shown_until
+    from pieces
+    semi join (select listing_id, period from bars_of_all_pieces where not has_one_version) as changing
+        using (listing_id, period)
 ),
 
 cells as (
-    select listing_id, period, greatest(first_cell, cell) as known_from from known_cells
+    select listing_id, period, shown_from as known_from from changing_pieces
     union
-    select listing_id, period, greatest(first_cell, {{ cell_end('known_to') }}) as known_from
-    from known_cells
-    where known_to is not null
+    select listing_id, period, shown_to as known_from from changing_pieces where shown_to is not null
 ),
 
 trade_bars as (
-    select
-        cells.listing_id,
-        cells.period,
-        cells.known_from,
-        arg_min(open, place) filter (open is not null) as open,
-        max(high) as high,
-        min(low) as low,
-        arg_max(close, place) filter (close is not null) as close,
-        coalesce(sum(volume), 0) as volume,
-        sum(dollar_volume) / sum(volume) as vwap,
-        coalesce(sum(dollar_volume), 0) as dollar_volume,
-        coalesce(sum(trade_count), 0)::bigint as trade_count,
-        min(first_trade_at) as first_trade_at,
-        max(last_trade_at) as last_trade_at,
-        'trades' as bar_source,
-        coalesce(bool_or(open is not null), false) as is_there
+    select * exclude (has_one_version), 'trades' as bar_source from bars_of_all_pieces where has_one_version
+    union all by name
+    select cells.listing_id, cells.period, cells.known_from, {{ bar_of_pieces() }}, 'trades' as bar_source
     from cells
-    left join eligible
-        on cells.listing_id = eligible.listing_id
-        and cells.period = eligible.period
-        and eligible.known_from <= cells.known_from
-        and eligible.known_until > cells.known_from
+    left join changing_pieces as pieces
+        on cells.listing_id = pieces.listing_id
+        and cells.period = pieces.period
+        and pieces.shown_from <= cells.known_from
+        and pieces.shown_until > cells.known_from
     group by cells.listing_id, cells.period, cells.known_from
 ),
 
@@ -291,15 +279,12 @@ vendor_bars as (
 
 -- Where a version ends as another begins, the one that is there stands; trades before the vendor.
 states as (
+    select * from trade_bars
+    union all by name
     select *
-    from (
-        select * from trade_bars
-        union all by name
-        select * from vendor_bars
-    )
-    qualify row_number() over (
-        partition by listing_id, period, known_from order by bar_source = 'trades' desc, is_there desc, known_from
-    ) = 1
+    from vendor_bars
+    anti join trade_bars using (listing_id, period, known_from)
+    qualify row_number() over (partition by listing_id, period, known_from order by is_there desc) = 1
 ),
 
 {{ on_grid(
@@ -333,4 +318,19 @@ conditions as (
     from {{ ref('trade_conditions') }}
     group by feed
 )
+{%- endmacro %}
+
+{#- A bar, of the pieces of a group. -#}
+{% macro bar_of_pieces() -%}
+    arg_min(open, place) filter (open is not null) as open,
+    max(high) as high,
+    min(low) as low,
+    arg_max(close, place) filter (close is not null) as close,
+    coalesce(sum(volume), 0) as volume,
+    sum(dollar_volume) / sum(volume) as vwap,
+    coalesce(sum(dollar_volume), 0) as dollar_volume,
+    coalesce(sum(trade_count), 0)::bigint as trade_count,
+    min(first_trade_at) as first_trade_at,
+    max(last_trade_at) as last_trade_at,
+    coalesce(bool_or(open is not null), false) as is_there
 {%- endmacro %}
