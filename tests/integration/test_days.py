@@ -299,6 +299,16 @@ def test_meta_is_one_series_across_its_tickers(days: Days) -> None:
         ("2022-06-13", "META", 1),
     ]
     assert days.ask(after.format("2022-06-11 03:59", "symbol = 'META'")) == [("2022-06-09", "META", None)]
+    bars = days.ask(
+        "select session_date::varchar, symbol, listing_id from research.bars_1d_as_of('2022-06-15')"
+        " where instrument_id = 'us_equities:FB' order by 1"
+    )
+    assert bars[-4:] == [
+        ("2022-06-08", "FB", "us_equities:FB"),
+        ("2022-06-09", "META", "us_equities:META"),
+        ("2022-06-10", "META", "us_equities:META"),
+        ("2022-06-13", "META", "us_equities:META"),
+    ]
 
 
 @pytest.mark.long
@@ -378,6 +388,8 @@ def test_features_are_the_tables_joined(days: Days) -> None:
         view = read_sorted(connection, f"(select {rest} from research.features_1d where {known})")
         macro = read_sorted(connection, f"(select {rest} from research.features_1d_as_of('{iso(time)}'))")
     assert view.num_rows > 1_000
+    bar = {"open", "high", "low", "close", "volume", "vwap", "trade_count", "bar_source", "split_factor", "total_factor"}
+    assert bar <= set(view.column_names)
     assert differences({"features_1d": view}, {"features_1d": macro}) == []
 
 

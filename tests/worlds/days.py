@@ -616,6 +616,12 @@ class Known:
                     rows[instrument, session.date] = {
                         "feature_session_date": newest.session.date,
                         "symbol": newest.symbol,
+                        "open": newest.bar.open,
+                        "high": newest.bar.high,
+                        "low": newest.bar.low,
+                        "close": newest.bar.close,
+                        "volume": newest.bar.volume,
+                        "bar_source": "vendor",
                         "return_total": newest.total,
                         "adv_20": liquidity_of(days, newest)["adv_20"],
                         "yang_zhang_20": volatility_of(days, newest)["yang_zhang_20"],

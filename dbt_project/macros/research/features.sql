@@ -11,7 +11,9 @@
         {%- for kind in ['', '_scaled', '_rank', '_z'] -%}{%- do momentum.append(measure ~ kind) -%}{%- endfor -%}
     {%- endfor -%}
     {{- return({
-        'bars_1d_adjusted': ['close', 'volume', 'split_factor', 'total_factor'],
+        'bars_1d_adjusted': [
+            'open', 'high', 'low', 'close', 'volume', 'vwap', 'trade_count', 'bar_source', 'split_factor', 'total_factor'
+        ],
         'returns_1d': [
             'gap_sessions', 'return_simple', 'return_log', 'return_total', 'return_total_log', 'return_overnight', 'return_intraday'
         ],
