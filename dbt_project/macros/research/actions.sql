@@ -2,6 +2,19 @@
     Splits and dividends, by docs/research.md: which of them a day's bar answers for, and which are reported instead.
 -#}
 
+{#- Whether an action is a split that an equal one of its instrument follows within ten sessions. -#}
+{% macro is_equal_split_before(action, later) -%}
+    {{ action }}.instrument_id = {{ later }}.instrument_id
+        and {{ action }}.split_ratio = {{ later }}.split_ratio
+        and {{ later }}.ex_date > {{ action }}.ex_date
+        and {{ later }}.ex_seq - {{ action }}.ex_seq <= 10
+{%- endmacro %}
+
+{#- Why such a split is not applied. -#}
+{% macro equal_split_follows() -%}
+    'an equal split follows within 10 sessions'
+{%- endmacro %}
+
 {#- Steps that end in `actions`: those of the touched instruments, cut on the grid of knowledge, with is_superseded while an
     equal split is known to follow within ten sessions: a vendor that restates a split's date leaves both. -#}
 {% macro known_actions() -%}
@@ -44,10 +57,7 @@ rivals as (
         least(actions.known_to, later.known_to) as known_to
     from touched_actions as actions
     inner join touched_actions as later
-        on actions.instrument_id = later.instrument_id
-        and actions.split_ratio = later.split_ratio
-        and later.ex_date > actions.ex_date
-        and later.ex_seq - actions.ex_seq <= 10
+        on {{ is_equal_split_before('actions', 'later') }}
         and (actions.known_to is null or actions.known_to > later.known_from)
         and (later.known_to is null or later.known_to > actions.known_from)
 ),
@@ -109,7 +119,7 @@ actions_of_days as (
         case
             when actions.cash_amount is not null and actions.paid_in != days.currency
                 then 'paid in ' || actions.paid_in || ', priced in ' || days.currency
-            when actions.is_superseded then 'an equal split follows within 10 sessions'
+            when actions.is_superseded then {{ equal_split_follows() }}
             when greatest(actions.split_ratio, 1 / actions.split_ratio) >= 1.5
                 and abs(ln(days.previous_close / days.open))
                 < abs(ln(days.previous_close / days.open) - ln(actions.split_ratio))

@@ -53,11 +53,24 @@ states as (
         ) = 1
 ),
 
+-- Whether a master names it is told as known now: only a report asks, and it makes no version.
+states_to_compare as (
+    select
+        * replace (
+            last_value(is_named) over (
+                partition by index_name, instrument_id, valid_from
+                order by known_from
+                rows between unbounded preceding and unbounded following
+            ) as is_named
+        )
+    from states
+),
+
 {{ on_grid(
-    'states',
+    'states_to_compare',
     key=['index_name', 'instrument_id', 'valid_from'],
     numbers=[],
-    others=['symbol', 'valid_to', 'is_named']
+    others=['symbol', 'valid_to']
 ) }}
 
 select
