@@ -388,8 +388,7 @@ def test_features_are_the_tables_joined(days: Days) -> None:
         view = read_sorted(connection, f"(select {rest} from research.features_1d where {known})")
         macro = read_sorted(connection, f"(select {rest} from research.features_1d_as_of('{iso(time)}'))")
     assert view.num_rows > 1_000
-    bar = {"open", "high", "low", "close", "volume", "vwap", "trade_count", "bar_source", "split_factor", "total_factor"}
-    assert bar <= set(view.column_names)
+    assert {"open", "high", "low", "close", "volume", "vwap", "trade_count", "bar_source"} <= set(view.column_names)
     assert differences({"features_1d": view}, {"features_1d": macro}) == []
 
 

@@ -13,7 +13,7 @@ import pytest
 from worlds.warehouse import REPOSITORY
 
 PROJECT = REPOSITORY / "dbt_project"
-MACROS = ("engine/time", "research/grid", "research/point_in_time", "research/bars")
+MACROS = ("engine/time", "research/grid", "research/point_in_time", "research/bars", "research/days")
 
 
 def rendered(text: str, **settings: str | int) -> str:
@@ -123,6 +123,12 @@ def test_a_decision_is_made_after_the_lag_at_the_end_of_a_cell(lag: str, grid: i
     sessions = rendered(model("inputs/int_sessions"), decision_lag=lag, knowledge_grid_seconds=grid)
     asked = f"select decision_time::varchar from ({sessions}) where calendar = 'XNYS'"
     assert connection.execute(asked).fetchall() == [(decision,)]
+
+
+@pytest.mark.parametrize(("calendar", "year", "month"), [("XNYS", 252, 21), ("utc", 365, 30)])
+def test_a_calendar_has_its_sessions_a_year_and_a_month(calendar: str, year: int, month: int) -> None:
+    asked = rendered("select {{ sessions_a_year() }}, {{ sessions_a_month() }} from (select ? as calendar)")
+    assert duckdb.execute(asked, [calendar]).fetchall() == [(year, month)]
 
 
 # Sale conditions by the consolidated rules of CTA and UTP, in Massive's codes.
