@@ -541,13 +541,13 @@ def test_actions_say_what_their_elements_say(forward: Loaded, captures: Path) ->
     assert set(rows) == expected
 
 
-# Properties 2 and 3
-
-
 def test_shops_doubled_split_is_reported_once(forward: Loaded) -> None:
     """The file has it on 22 and on 29 June 2022, and no bar of SHOP is there to answer for either."""
     reported = forward.ask("select symbol, action_type, ex_date, reason from observability.actions_not_applied")
     assert reported == [("SHOP", "split", dt.date(2022, 6, 22), "an equal split follows within 10 sessions")]
+
+
+# Properties 2 and 3
 
 
 def test_the_other_order_in_three_builds_gives_equal_tables(forward: Loaded, backward: Loaded) -> None:

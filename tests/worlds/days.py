@@ -42,6 +42,7 @@ class Bar:
     low: float
     close: float
     volume: float
+    source: str = "vendor"
 
 
 @dataclass(frozen=True)
@@ -289,7 +290,7 @@ def add_meta(world: World, chance: random.Random) -> None:
             body = table([COLUMNS, [trade[column] for column in COLUMNS]])
             delivered = new_york(day.date, days=1, hour=10)
             world.files.append(File("massive_trades", f"massive_trades_{day.date}.csv", body, delivered))
-            bar = Bar(price, price, price, price, size)
+            bar = Bar(price, price, price, price, size, "trades")
             world.bars[ticker, day.date].append((new_york(day.date, days=1, hour=11), bar))
     add_late_rename(world, "FB", "META", traded=dt.date(2022, 6, 9), dated=dt.date(2022, 6, 11))
 
@@ -621,7 +622,7 @@ class Known:
                         "low": newest.bar.low,
                         "close": newest.bar.close,
                         "volume": newest.bar.volume,
-                        "bar_source": "vendor",
+                        "bar_source": newest.bar.source,
                         "return_total": newest.total,
                         "adv_20": liquidity_of(days, newest)["adv_20"],
                         "yang_zhang_20": volatility_of(days, newest)["yang_zhang_20"],
