@@ -40,6 +40,7 @@ from market_data.names import unknown
 TOLERANCE = 1e-9
 """Relative: sums of doubles over other rows of a file differ in their last digits."""
 SAMPLES = 24
+NO_ONE_INPUT = "several inputs together, or one that the query does not name"
 _CUT_SCHEMAS = ("canonical", "research", "versioned")
 _CONSTANT_SCHEMA = "reference"
 """Nothing of it becomes known: calendars, codes, the registry."""
@@ -67,7 +68,7 @@ class Leak:
     missing: str
     """"" or which of the two lacks the row: ``whole`` or ``cut``."""
     inputs: tuple[str, ...]
-    """The tables that, cut alone, change the row; none where it takes several of them."""
+    """The tables that, cut alone, change the row; none where it takes several, or one that the text does not name."""
 
 
 @dataclass(frozen=True)
@@ -473,5 +474,5 @@ def told(leak: Leak) -> str:
         what = "is missing for what became known later"
     else:
         what = ", ".join(f"{name} is {said}, and could be {cut}" for name, (said, cut) in leak.differs.items())
-    inputs = ", ".join(leak.inputs) or "several inputs together"
+    inputs = ", ".join(leak.inputs) or NO_ONE_INPUT
     return f"{row}: {what}, as known at {leak.known_at} ({inputs})"

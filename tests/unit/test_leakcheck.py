@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -16,7 +16,7 @@ create schema lake.canonical;
 
 -- Of 60 instruments each has a price that is corrected forty times in two years, and that of S7 once, within a minute.
 create table lake.research.bars_1d as
-with ends as (
+with begins as (
     select 'S' || i as symbol, n, timestamp_ns '2023-01-01' + to_hours((n * 431 + i)::bigint) as known_from
     from range(60) as instruments (i), range(41) as versions (n)
     where i != 7
@@ -29,7 +29,7 @@ select
     100.0 + n as close,
     known_from,
     lead(known_from) over (partition by symbol order by known_from) as known_to
-from ends;
+from begins;
 
 create table lake.research.macro_series as
 select series_id, 100.0 + n as value, known_from, lead(known_from) over (order by n) as known_to
@@ -41,26 +41,24 @@ create table lake.canonical.quarantine as select 'bad' as reason;
 create macro lake.research.newest(of_table) as table
 select * from query_table('lake.research.' || lower(of_table)) where known_to is null;
 """
+BETWEEN = dt.datetime(2024, 2, 1)
+"""GDP's first value is known, and its second is not yet."""
+Check = Callable[..., leakcheck.Report]
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Of a lake with the tables above."""
-    root: Path = tmp_path_factory.mktemp("leaks")
+def check(tmp_path_factory: pytest.TempPathFactory) -> Check:
+    """`check(sql, *known_at)` on a lake with the tables above."""
+    root = tmp_path_factory.mktemp("leaks")
     settings = Settings(raw=str(root / "raw"), lake=str(root / "lake.sqlite"), lake_data=str(root / "lake"))
     with lake.open_for_writing(settings) as head:
         head.execute(TABLES)
-    return settings
-
-
-def check(settings: Settings, sql: str, *, known_at: tuple[dt.datetime, ...] = ()) -> leakcheck.Report:
-    with lake.open_version(settings, None) as head:
         ((version,),) = head.execute("select max(snapshot_id) from ducklake_snapshots('lake')").fetchall()
-    return leakcheck.check(settings, version, leakcheck.Query.read(sql), known_at=known_at)
 
+    def checked(sql: str, *known_at: dt.datetime) -> leakcheck.Report:
+        return leakcheck.check(settings, version, leakcheck.Query.read(sql), known_at=known_at)
 
-BETWEEN = dt.datetime(2024, 2, 1)
-"""GDP's first value is known, and its second is not yet."""
+    return checked
 
 
 @pytest.mark.parametrize(
@@ -72,33 +70,33 @@ BETWEEN = dt.datetime(2024, 2, 1)
         ("Research.Newest('Macro_Series')", "research.bars_1d"),
     ],
 )
-def test_names_are_the_same_in_any_case(settings: Settings, table: str, beside: str) -> None:
+def test_names_are_the_same_in_any_case(check: Check, table: str, beside: str) -> None:
     """The table that leaks, beside one that does not."""
     sql = f"""
         select value, (select count(*) from {beside} where known_from <= $known_at) as n
         from {table} where known_to is null
     """
-    report = check(settings, sql, known_at=(BETWEEN,))
+    report = check(sql, BETWEEN)
     assert report.tables == ("research.bars_1d", "research.macro_series")
     assert {leak.inputs for leak in report.leaks} == {("research.macro_series",)}
 
 
-def test_what_a_query_does_not_name_is_cut_too(settings: Settings) -> None:
+def test_what_a_query_does_not_name_is_cut_too(check: Check) -> None:
     sql = """
         select value, (select count(*) from research.bars_1d where known_from <= $known_at) as n
         from query_table('research.' || 'macro' || '_series') where known_to is null
     """
-    report = check(settings, sql, known_at=(BETWEEN,))
+    report = check(sql, BETWEEN)
     assert report.tables == ("research.bars_1d",)
     assert {leak.inputs for leak in report.leaks} == {()}
 
 
-def test_what_shows_only_the_present_is_named_in_any_case(settings: Settings) -> None:
+def test_what_shows_only_the_present_is_named_in_any_case(check: Check) -> None:
     sql = """
         select count(*) as n, (select count(*) from CANONICAL.Quarantine) as bad
         from Research.Bars_1d where known_from <= $known_at
     """
-    report = check(settings, sql, known_at=(BETWEEN,))
+    report = check(sql, BETWEEN)
     assert (report.leaks, report.not_cut) == ([], ("canonical.quarantine",))
 
 
@@ -117,21 +115,21 @@ def test_what_shows_only_the_present_is_named_in_any_case(settings: Settings) ->
     ],
     ids=["in both", "by its text", "by its answer"],
 )
-def test_a_leak_of_one_among_many_is_found(settings: Settings, sql: str) -> None:
+def test_a_leak_of_one_among_many_is_found(check: Check, sql: str) -> None:
     """It shows for half a minute, while others are corrected all year."""
-    report = check(settings, sql)
+    report = check(sql)
     assert [leak.differs for leak in report.leaks] == [{"close": (101.0, 100.0)}]
     assert len(report.known_at) <= leakcheck.SAMPLES
     # Some times are those of the others: what is said of one may be made of them.
     assert sum(time.date() != dt.date(2024, 2, 1) for time in report.known_at) >= 5
 
 
-def test_the_end_of_a_version_is_no_leak_where_the_answer_is_versions(settings: Settings) -> None:
+def test_the_end_of_a_version_is_no_leak_where_the_answer_is_versions(check: Check) -> None:
     """Its end is cut as those of the inputs are; by another name, or had at another time, it looks ahead."""
 
     def versions(time: str, end: str) -> leakcheck.Report:
         sql = f"-- leakcheck: key = series_id, known_from; time = {time}\nfrom research.macro_series select *, {end}"
-        return check(settings, sql, known_at=(BETWEEN,))
+        return check(sql, BETWEEN)
 
     report = versions("known_from", "value as same")
     assert (report.leaks, report.rows) == ([], 1)
@@ -160,7 +158,7 @@ def test_the_end_of_a_version_is_no_leak_where_the_answer_is_versions(settings: 
     ],
 )
 def test_a_check_that_compares_nothing_is_refused(
-    settings: Settings, sql: str, known_at: tuple[dt.datetime, ...], message: str
+    check: Check, sql: str, known_at: tuple[dt.datetime, ...], message: str
 ) -> None:
     with pytest.raises(leakcheck.LeakCheckError, match=f"nothing was compared: {message}"):
-        check(settings, sql, known_at=known_at)
+        check(sql, *known_at)
