@@ -617,12 +617,12 @@ def leakcheck(
     """Check whether a query of your own looks ahead, and which of its inputs it does so by.
 
     The query is asked again with the data cut to what was known at sampled times; each row that differs is a leak. It
-    is a file, or a dbt model that the last build compiled, and says as of when with $known_at, or in a comment:
+    is a file, or a dbt model, and says as of when with $known_at, or in a comment:
 
     \b
     -- leakcheck: key = instrument_id, session_date; time = decision_time
 
-    The exit code is 1 if there is a leak. docs/leakcheck.md has examples.
+    The exit code is 1 if there is a leak, or no row to be compared. docs/leakcheck.md has examples.
     """
     from market_data import connect as connect_client
     from market_data import leakcheck as checking

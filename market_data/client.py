@@ -5,7 +5,8 @@
                                             └─ .sql()                       ─┘
 
 Every question about the past says as of when: ``known_at`` is a time, or ``market_data.LATEST``, which says aloud that
-one wants all that the version knows. Times in answers are UTC, in nanoseconds, without a zone.
+one wants all that the version knows, what is not over included. Times in answers are UTC, in nanoseconds, without a
+zone.
 """
 
 from __future__ import annotations
@@ -205,9 +206,13 @@ class Client:
         start: Time | None = None,
         end: Time | None = None,
     ) -> Answer:
-        """Order books at the registry's grid of event time, as they were known at ``known_at``: lists of prices and
-        sizes, best first; is_valid is false where the book could not be followed. ``start`` and ``end``: half-open, of
-        event_time, UTC. Ordered by listing and event_time."""
+        """Order books at the registry's grid of event time: lists of prices and sizes, best first; is_valid is false
+        where the book could not be followed. ``start`` and ``end``: half-open, of event_time, UTC. Ordered by listing
+        and event_time.
+
+        They are what is known now, without versions: those whose known_from is up to ``known_at``. A late update writes
+        its rows anew, with the later known_from, so an earlier ``known_at`` shows no row where it showed one before.
+        """
         return self._as_of(
             "canonical.book_snapshots", known_at, order=("listing_id", "event_time"),
             time="event_time", start=start, end=end, among={"symbol": symbol, "venue": venue},
@@ -227,7 +232,7 @@ class Client:
         return self._as_of(
             "research.macro_series", known_at, order=("series_id", "observation_date"),
             time="observation_date", start=start, end=end, among={"series_id": series_id},
-            columns="* replace (null::bigint as age_days)" if known_at is LATEST else "*",
+            columns="* replace (null::bigint as age_days)" if instant(known_at) == instant(LATEST) else "*",
         )  # fmt: skip
 
     def universe(self, name: Names = None, *, known_at: KnownAt, on: dt.date | str | None = None) -> Answer:

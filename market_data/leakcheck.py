@@ -5,15 +5,17 @@
                                  └─ one table cut at a time ── which input they came from
 
 A row that one could have had at K is the same whatever became known afterwards. So the query is asked again at sampled
-knowledge times K, with every table of versions cut: those known after K are gone, and nobody knows yet which will end.
-What shows only the present cannot be cut, and is named. The query says as of when in one of two ways:
+knowledge times K, with every table of versions cut, whether the query's text names it or not: those known after K are
+gone, and nobody knows yet which will end. What shows only the present cannot be cut, and is named. The query says as of
+when in one of two ways:
 
 - it names ``$known_at`` (a TIMESTAMP, UTC), and its whole answer must be the same on whole and on cut data;
 - it makes rows for many decisions at once, with ``time`` an expression of its columns that says when each row was to be
   had; then all rows with time <= K must be the same. ``key`` names the columns that tell a row from another.
 
 Both stand in a comment of the query, ``-- leakcheck: key = instrument_id, session_date; time = decision_time``. No
-difference proves nothing for the times that were not sampled; hence K is taken just before versions began or ended.
+difference proves nothing for the times that were not sampled; hence K is taken just before versions began or ended,
+most of them of what the answer is about.
 """
 
 from __future__ import annotations
@@ -30,17 +32,23 @@ import pyarrow as pa
 
 from loaders.settings import Settings
 from market_data import lake
+from market_data.dbt_runs import BuildFailedError, Project
 from market_data.lake import identifier
+from market_data.lock import writers_lock
 from market_data.names import unknown
 
 TOLERANCE = 1e-9
 """Relative: sums of doubles over other rows of a file differ in their last digits."""
 SAMPLES = 24
+NO_ONE_INPUT = "several inputs together, or one that the query does not name"
 _CUT_SCHEMAS = ("canonical", "research", "versioned")
 _CONSTANT_SCHEMA = "reference"
 """Nothing of it becomes known: calendars, codes, the registry."""
 _DIRECTIVE = re.compile(r"^\s*--\s*leakcheck:(.*)$", flags=re.MULTILINE)
 _JUST_BEFORE = dt.timedelta(microseconds=1)
+_END = dt.datetime(2262, 1, 1)
+_NAMES_OF_THINGS = ("instrument_id", "listing_id", "symbol", "series_id", "universe", "index_name")
+"""Columns that say what a row is about, the narrowest first."""
 
 
 class LeakCheckError(ValueError):
@@ -60,7 +68,7 @@ class Leak:
     missing: str
     """"" or which of the two lacks the row: ``whole`` or ``cut``."""
     inputs: tuple[str, ...]
-    """The tables that, cut alone, change the row; none where it takes several of them."""
+    """The tables that, cut alone, change the row; none where it takes several, or one that the text does not name."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +77,11 @@ class Report:
 
     version: int
     tables: tuple[str, ...]
-    """The tables that the query reads, by itself or by macros and views."""
+    """The tables that the query's text names, by itself or by macros and views."""
     known_at: tuple[dt.datetime, ...]
     """The knowledge times that were tried."""
     rows: int
-    """Rows that were compared, all times together."""
+    """Rows that were compared, all times together: one at least, or a leak."""
     leaks: list[Leak] = field(default_factory=list)
     not_cut: tuple[str, ...] = ()
     """Tables that the query reads and that show only the present: what looks ahead by them stays unseen."""
@@ -118,21 +126,21 @@ def check(
 ) -> Report:
     """Ask the query of a published version, whole and cut at sampled times, or at ``known_at``; what differs.
 
-    Raises ``LeakCheckError`` where the query reads no versions, or answers otherwise when asked twice, and duckdb.Error
-    where DuckDB refuses it.
+    Raises ``LeakCheckError`` where the query reads no versions, answers otherwise when asked twice, or has no row to be
+    compared, and duckdb.Error where DuckDB refuses it.
     """
     with duckdb.connect() as connection:
         twin = _Twin(connection, settings, version)
         tables = twin.tables_of(query.sql)
         if not tables:
             raise LeakCheckError("the query reads no table of canonical, research or versioned that has versions")
-        comparison = _Comparison(connection, query, twin.ask(query, dt.datetime(2262, 1, 1), ()))
-        comparison.expect_stable(twin.ask(query, dt.datetime(2262, 1, 1), ()))
-        times = sorted(known_at) or twin.sample(tables, comparison.first_time(), samples)
+        comparison = _Comparison(connection, query, twin.ask(query, _END, ()))
+        comparison.expect_stable(twin.ask(query, _END, ()))
+        times = sorted(known_at) or twin.sample(tables, comparison.first_time(), comparison.things(), samples)
         rows, leaks, seen = 0, [], set()
         for time in times:
             whole = comparison.whole if query.time else twin.ask(query, time, ())
-            cut = twin.ask(query, time, tables)
+            cut = twin.ask(query, time, twin.versioned)
             rows += comparison.count(whole, time)
             found = [leak for leak in comparison.differences(whole, cut, time) if str(leak.row) not in seen]
             if not found:
@@ -145,7 +153,21 @@ def check(
                 seen.add(str(leak.row))
                 inputs = tuple(table for table in tables if str(leak.row) in alone[table])
                 leaks.append(Leak(leak.row, time, leak.differs, leak.missing, inputs))
+        if not rows and not leaks:
+            raise LeakCheckError(_nothing_compared(version, comparison.whole.num_rows, times))
         return Report(version, tuple(tables), tuple(times), rows, leaks, tuple(twin.present_of(query.sql)))
+
+
+def _nothing_compared(version: int, answered: int, times: Sequence[dt.datetime]) -> str:
+    if not answered:
+        why, way_out = f"the query answers no row of version {version}", "widen its conditions"
+    elif not times:
+        why = "no version of its inputs began or ended after its first row was to be had"
+        way_out = "name times with --at"
+    else:
+        why = f"none of its {answered:,} rows was to be had at the times tried, {times[0]} to {times[-1]}"
+        way_out = "widen its conditions, or name later times with --at"
+    return f"nothing was compared: {why}; {way_out}"
 
 
 class _Twin:
@@ -164,6 +186,7 @@ class _Twin:
         connection.execute(lake.attach_statement(settings, version, alias="whole"))
         connection.execute(f"attach ':memory:' as {lake.ALIAS}")
         self._make_views()
+        self.versioned = [name for name in self._columns if self._is_cut(name)]
         self._make_macros()
         connection.execute(f"use {lake.ALIAS}")
 
@@ -227,11 +250,11 @@ class _Twin:
         return f"cut {name}"
 
     def tables_of(self, sql: str) -> list[str]:
-        """The tables and views with versions that a text reads: those that are cut."""
+        """The tables and views with versions that a text names."""
         return sorted(name for name in self._read_by(sql) if self._is_cut(name))
 
     def present_of(self, sql: str) -> list[str]:
-        """The tables that a text reads and that show only the present."""
+        """The tables that a text names and that show only the present."""
         return sorted(
             name
             for name in self._read_by(sql)
@@ -250,53 +273,80 @@ class _Twin:
         return found
 
     def _named(self, text: str) -> set[str]:
-        """As schema.table, or as the text that a macro takes for a table's name."""
+        """As schema.table, or as the text that a macro takes for a table's name; in any case, as DuckDB takes names."""
+        text = text.lower()
         named = {f"{schema}.{name}" for schema, name in re.findall(r'(?=\b(\w+)"?\s*\.\s*"?(\w+))', text)}
         named |= {f"research.{name}" for name in re.findall(r"'(\w+)'", text)}
-        return named & self._text.keys()
+        return {name for name in self._text if name.lower() in named}
 
     def ask(self, query: Query, known_at: dt.datetime, cut: Sequence[str]) -> pa.Table:
         """The query's answer, with some of the tables cut at ``known_at``."""
-        for table in self._columns:
-            if self._is_cut(table):
-                value = f"timestamp_ns '{known_at}'" if table in cut else "null"
-                self._connection.execute(f"set variable {identifier(self._variable(table))} = {value}")
+        for table in self.versioned:
+            value = f"timestamp_ns '{known_at}'" if table in cut else "null"
+            self._connection.execute(f"set variable {identifier(self._variable(table))} = {value}")
         parameters = {} if query.time else {"known_at": known_at}
         return self._connection.execute(query.sql, parameters).to_arrow_table()
 
-    def sample(self, tables: Sequence[str], first: dt.datetime | None, samples: int) -> list[dt.datetime]:
+    def sample(
+        self, tables: Sequence[str], first: dt.datetime | None, things: dict[str, list[str]], samples: int
+    ) -> list[dt.datetime]:
         """Times spread evenly over those just before a version of the tables ended or began: as many for each table,
-        most of them of ends, since revisions are what is leaked most."""
+        most of them of ends, since revisions are what is leaked most, and two thirds of them of what the query is
+        about: what else a table holds may have far more versions."""
         each = max(samples // len(tables), 2)
         found: set[dt.datetime] = set()
         for table in tables:
+            about, values = self._about(table, things)
             for column, count in (("known_to", each - each // 3), ("known_from", each // 3)):
                 if column not in self._columns[table]:
                     continue
                 rows = self._connection.execute(
                     f"""
                     with moments as (
-                        select distinct {column}::timestamp as moment
+                        select {column}::timestamp as moment, coalesce(bool_or({about}), false) as is_about
                         from whole.{table}
                         where {column} is not null and {column} > coalesce($first, '1700-01-01'::timestamp)
+                        group by moment
                     ),
 
                     numbered as (
-                        select moment, row_number() over (order by moment desc) - 1 as n, count(*) over () as total
+                        select
+                            moment,
+                            row_number() over (same order by moment desc) - 1 as n,
+                            count(*) over same as total,
+                            case
+                                when total = count(*) over () then $count
+                                when is_about then $count - $count // 3
+                                else $count // 3
+                            end as wanted
                         from moments
+                        window same as (partition by is_about)
                     )
 
-                    select moment from numbered where n * $count % total < $count
+                    select moment from numbered where n * wanted % total < wanted
                     """,
-                    {"first": first, "count": max(count, 1)},
+                    {"first": first, "count": max(count, 1), "values": values},
                 ).fetchall()
                 found |= {moment - _JUST_BEFORE for (moment,) in rows}
         return sorted(found)
 
+    def _about(self, table: str, things: dict[str, list[str]]) -> tuple[str, list[str]]:
+        """Which rows of a table are about some of the things, by its narrowest column that has any: a condition, and
+        its $values."""
+        for column in _NAMES_OF_THINGS:
+            if column in self._columns[table]:
+                values = things.get(column, []) + things["said"]
+                rule = f"{column} in (select unnest($values::varchar[]))"
+                if self._connection.execute(
+                    f"select 1 from whole.{table} where {rule} limit 1", {"values": values}
+                ).fetchone():
+                    return rule, values
+        return "$values::varchar[] is null", []
+
 
 class _Comparison:
     def __init__(self, connection: duckdb.DuckDBPyConnection, query: Query, whole: pa.Table) -> None:
-        self._connection, self._time, self.whole = connection, query.time, whole
+        self._connection, self._query, self.whole = connection, query, whole
         names = whole.column_names
         for name in query.key:
             if name not in names:
@@ -314,25 +364,43 @@ class _Comparison:
         }
 
     def expect_stable(self, again: pa.Table) -> None:
-        for leak in self.differences(self.whole, again, dt.datetime(2262, 1, 1)):
+        for leak in self.differences(self.whole, again, _END):
             raise LeakCheckError(
                 f"asked twice, the query answers twice: {told(leak)}; give its windows, limits and samples a full order"
             )
 
     def first_time(self) -> dt.datetime | None:
         """The first time at which a row of the answer was to be had."""
-        if self._time is None:
+        if self._query.time is None:
             return None
         self._connection.register("answer_rows", self.whole)
-        row = self._connection.execute(f"select min({self._time})::timestamp from answer_rows").fetchone()
+        row = self._connection.execute(f"select min({self._query.time})::timestamp from answer_rows").fetchone()
         return row[0] if row else None
+
+    def things(self) -> dict[str, list[str]]:
+        """What the query is about: the values of the answer's columns that say so, and the texts ``said`` in it."""
+        found = {"said": [text.replace("''", "'") for text in re.findall(r"'((?:[^']|'')*)'", self._query.sql)]}
+        self._connection.register("answer_rows", self.whole)
+        for column in {name.lower() for name in self.whole.column_names} & {*_NAMES_OF_THINGS}:
+            rows = self._connection.execute(f"select distinct {column}::varchar from answer_rows").fetchall()
+            found[column] = [value for (value,) in rows if value is not None]
+        return found
 
     def count(self, answer: pa.Table, known_at: dt.datetime) -> int:
         self._connection.register("answer_rows", answer)
-        return len(self._connection.execute(f"select 1 from answer_rows where {self._until(known_at)}").fetchall())
+        return len(self._connection.execute(f"select 1 from {self._rows('answer_rows', known_at)}").fetchall())
 
-    def _until(self, known_at: dt.datetime) -> str:
-        return "true" if self._time is None else f"({self._time})::timestamp <= timestamp '{known_at}'"
+    def _rows(self, rows: str, known_at: dt.datetime) -> str:
+        """Those up to ``known_at``. An answer of versions, which are had when they become known, is cut as its inputs
+        are: nobody knows yet which will end."""
+        time = self._query.time
+        if time is None:
+            return rows
+        is_versions = time.lower() == "known_from" and "known_to" in self.whole.column_names
+        ends = f"replace (case when known_to <= timestamp_ns '{known_at}' then known_to end as known_to)"
+        return (
+            f"(select * {ends if is_versions else ''} from {rows} where ({time})::timestamp <= timestamp '{known_at}')"
+        )
 
     def differences(self, whole: pa.Table, cut: pa.Table, known_at: dt.datetime) -> Iterator[Leak]:
         """The rows up to ``known_at`` in which two answers differ, equal keys compared in the order of their values."""
@@ -351,8 +419,8 @@ class _Comparison:
         ]
         rows = self._connection.execute(
             f"""
-            with a as (select *, {copies} from whole_rows where {self._until(known_at)}),
-            b as (select *, {copies} from cut_rows where {self._until(known_at)})
+            with a as (select *, {copies} from {self._rows("whole_rows", known_at)}),
+            b as (select *, {copies} from {self._rows("cut_rows", known_at)})
             select {", ".join(columns)} from a full join b on {on} where {changed} order by all
             """
         ).fetchall()
@@ -367,16 +435,32 @@ class _Comparison:
 
 
 def find(settings: Settings, name: str) -> str:
-    """The query of a file, or of a dbt model as the last build compiled it. Raises ``LeakCheckError``."""
+    """The query of a file, of a model of this project, or of another project's, as the last build compiled it.
+
+    Models of this project are compiled anew, as for a full refresh: the query of an incremental build is about the rows
+    that were new then. That waits for the writers' lock, and writes no table. Raises ``LeakCheckError``, and
+    ``LakeBusyError`` where the lock is not to be had.
+    """
     if Path(name).is_file():
         return Path(name).read_text(encoding="utf-8")
     compiled = settings.state_dir / "target" / "compiled"
+    project = Project(settings)
     files = {file.stem: file for file in compiled.rglob("*.sql") if "/models/" in file.as_posix()}
+    try:
+        models = {
+            Path(node.original_file_path).stem: node
+            for node in project.manifest.nodes.values()
+            if node.resource_type == "model"
+        }
+        if model := models.get(name):
+            with writers_lock(settings):
+                project.run(["compile", "--full-refresh", "--select", model.search_name])
+            files[name] = compiled / model.package_name / model.original_file_path
+    except BuildFailedError as error:
+        raise LeakCheckError(f"{name} cannot be compiled: {error}") from error
     if name not in files:
         raise LeakCheckError(
-            f"{name} is no file, and " + unknown("model", name, sorted(files), str(compiled))
-            if files
-            else f"there is no file {name}, and no compiled model in {compiled}"
+            f"{name} is no file, and {unknown('model', name, sorted({*files, *models}), str(compiled))}"
         )
     return files[name].read_text(encoding="utf-8")
 
@@ -390,5 +474,5 @@ def told(leak: Leak) -> str:
         what = "is missing for what became known later"
     else:
         what = ", ".join(f"{name} is {said}, and could be {cut}" for name, (said, cut) in leak.differs.items())
-    inputs = ", ".join(leak.inputs) or "several inputs together"
+    inputs = ", ".join(leak.inputs) or NO_ONE_INPUT
     return f"{row}: {what}, as known at {leak.known_at} ({inputs})"

@@ -22,7 +22,7 @@ from rich.table import Table
 from loaders.settings import Settings
 from market_data import lake, publishing
 from market_data.client import Answer
-from market_data.leakcheck import Report, told
+from market_data.leakcheck import NO_ONE_INPUT, Report, told
 from market_data.maintenance import Maintained
 from market_data.releases import Change, Published
 
@@ -228,7 +228,7 @@ def show_leaks(report: Report, screen: Console, *, as_json: bool, rows: int) -> 
     if len(report.leaks) > rows:
         _literal(screen, f"… and {len(report.leaks) - rows:,} more")
     inputs = sorted({table for leak in report.leaks for table in leak.inputs})
-    found = f"{_count(len(report.leaks), 'row')} looked ahead, by {', '.join(inputs) or 'several inputs together'}"
+    found = f"{_count(len(report.leaks), 'row')} looked ahead, by {', '.join(inputs) or NO_ONE_INPUT}"
     found = found if report.leaks else f"no leak found{' in what could be cut' if report.not_cut else ''}"
     _literal(
         screen,

@@ -21,7 +21,11 @@ class _Latest:
 
 
 LATEST: Final = _Latest()
-"""As of all that the version knows: today's eyes, which no decision of the past had."""
+"""As of all that the version knows: today's eyes, which no decision of the past had.
+
+So also what is not over, as ``known_to is null`` in SQL: the open day and minute of crypto, decisions up to nine
+sessions ahead, the provisional members of the next top_<N>. A backtest names a time.
+"""
 Time = dt.datetime | dt.date | str
 KnownAt = Time | _Latest
 

@@ -563,7 +563,7 @@ def test_leakcheck_from_the_command_line(world: tuple[Warehouse, list[Outcome]],
     query.write_text(honest)
     done = mdp(warehouse, "leakcheck", str(query), "--at", "2024-02-10", "--at", "2024-02-20 16:00 America/New_York")
     assert (done.exit_code, done.stdout.startswith("no leak found: compared ")) == (0, True), done.stdout + done.stderr
-    # A dbt model is checked as the last build compiled it.
+    # A model of another dbt project is checked as its last build compiled it.
     models = warehouse.settings.state_dir / "target" / "compiled" / "mine" / "models"
     models.mkdir(parents=True)
     (models / "gdp_features.sql").write_text(

@@ -8,6 +8,7 @@ import pkgutil
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import duckdb
 import pytest
 
 import market_data
@@ -45,9 +46,12 @@ def test_text_that_is_no_time_is_named(known_at: str) -> None:
         instant(known_at)
 
 
-def test_a_time_that_the_clocks_skip_is_refused() -> None:
+@pytest.mark.parametrize(
+    "known_at", [dt.datetime(2024, 3, 10, 2, 30, tzinfo=NEW_YORK), "2024-03-10 02:30 America/New_York"]
+)
+def test_a_time_that_the_clocks_skip_is_refused(known_at: market_data.client.KnownAt) -> None:
     with pytest.raises(ValueError, match="2024-03-10 02:30 does not exist in America/New_York"):
-        instant(dt.datetime(2024, 3, 10, 2, 30, tzinfo=NEW_YORK))
+        instant(known_at)
 
 
 @pytest.mark.parametrize("known_at", [None, 20240308, 1.5])
@@ -62,6 +66,24 @@ def test_nanoseconds_in_text_are_not_lost() -> None:
 
 def test_latest_says_so() -> None:
     assert repr(market_data.LATEST) == "market_data.LATEST"
+
+
+def test_latest_is_the_same_from_a_header() -> None:
+    connection = duckdb.connect()
+    connection.execute("attach ':memory:' as lake")
+    connection.execute("create schema lake.research")
+    connection.execute(
+        "create table lake.research.macro_series as select 'GDP' as series_id, date '2023-10-01' as observation_date,"
+        " 7::bigint as age_days, timestamp_ns '2024-01-27' as known_from, null::timestamp_ns as known_to"
+    )
+    with market_data.Client(connection, 7) as md:
+        line = str(md.header(market_data.LATEST))
+        for known_at, age in (
+            (market_data.LATEST, None),
+            (market_data.client.Header.parse(line).known_at, None),
+            ("2024-02-03", 7),
+        ):
+            assert md.macro("GDP", known_at=known_at).arrow["age_days"].to_pylist() == [age], known_at
 
 
 def test_known_at_must_be_said() -> None:
