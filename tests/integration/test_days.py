@@ -24,7 +24,7 @@ from worlds.reference import DAY, File
 from worlds.warehouse import DAILY, Warehouse, differences, needless_versions, read_sorted
 
 import market_data
-from market_data import client, leakcheck, releases
+from market_data import client, lake, leakcheck, releases
 from market_data.build import build
 
 SEED = 1
@@ -380,7 +380,7 @@ def test_a_consumer_of_version_1_still_runs(days: Days, as_of: str) -> None:
 
 def test_features_are_the_tables_joined(days: Days) -> None:
     """The view of versions, cut at K, is what the macro answers from the tables as of K."""
-    time = time_of(days.world, "a bar corrected")
+    time = time_of(days.world, "a member's end")
     with days.warehouse.reader() as connection:
         moment = f"'{iso(time)}'::timestamp_ns"
         known = f"known_from <= {moment} and (known_to is null or known_to > {moment})"
@@ -416,8 +416,8 @@ def test_a_version_says_something_new(days: Days) -> None:
 
 def test_a_backfill_is_named_by_the_version_that_it_changed(days: Days) -> None:
     """Old decisions answer otherwise once bars from before them are loaded; `mdp releases` says of how many."""
-    with days.warehouse.reader(None) as connection:
-        newest, before, *_ = releases.published(connection, 2)
+    with lake.open_version(days.warehouse.settings, None) as connection:
+        newest, before = releases.published(connection, 2)
     for table in ("features_1d_at_decision", "liquidity_1d"):
         name = f"research.{table}"
         now, then = (

@@ -31,7 +31,7 @@ from worlds.reference import MINUTE, cell_end
 from worlds.warehouse import RESEARCH, Warehouse, differences, needless_versions, read_sorted
 
 import market_data
-from market_data import client, publishing, releases
+from market_data import client, lake, publishing, releases
 
 NEW_YORK = ZoneInfo("America/New_York")
 BINANCE = "binance_spot_btcusdt_20240808.gz"
@@ -544,7 +544,7 @@ def test_actions_say_what_their_elements_say(forward: Loaded, captures: Path) ->
 
 
 def test_releases_tell_of_views_by_the_rows_they_show(forward: Loaded) -> None:
-    with forward.warehouse.reader(None) as connection:
+    with lake.open_version(forward.warehouse.settings, None) as connection:
         changes = {one.version: one.changes for one in releases.published(connection, 5)}[forward.version]
     for view in ("canonical.book_snapshots", "canonical.instruments", "canonical.symbology"):
         ((rows,),) = forward.ask(f"select count(*) from {view}")

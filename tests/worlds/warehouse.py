@@ -227,9 +227,9 @@ VERSIONED = {
     "bars_1d": ("listing_id", "session_date"),
     "macro_series": ("series_id", "observation_date"),
     "universe": ("universe", "instrument_id", "valid_from"),
-    **{table: ("instrument_id", "session_date") for table in DAILY if table != "universe"},
+    **{table: ("instrument_id", "session_date") for table in DAILY if table not in ("universe", "features_1d")},
 }
-"""The tables of research, and what tells one row from another at any time."""
+"""The tables of research, and what tells one row from another at any time. features_1d is cut where they are."""
 
 
 def needless_versions(warehouse: Warehouse) -> list[str]:
@@ -248,8 +248,14 @@ def needless_versions(warehouse: Warehouse) -> list[str]:
             ]
             rows = connection.execute(
                 f"""
-                with versions as (select *, lag(v) over (partition by {", ".join(key)} order by known_from) as before
-                    from research.{table} as v)
+                with several as (
+                    from research.{table}
+                    qualify count(*) over (partition by {", ".join(key)}) > 1 or known_to <= known_from
+                ),
+                versions as (
+                    select *, lag(v) over (partition by {", ".join(key)} order by known_from) as before
+                    from several as v
+                )
                 select {", ".join(key)}, known_from, case
                     when known_to <= known_from then 'ends before it begins'
                     when before.known_to is null or before.known_to > known_from then 'overlaps the one before'
