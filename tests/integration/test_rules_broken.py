@@ -236,12 +236,14 @@ RULES = [
         "a version begins where its cell of the grid ends",
         bars,
         {"macros/engine/time.sql": [(CELL, "- epoch_ns({{ time }}) % {{ grid }})")]},
+        says="expected",
     ),
-    Broken("a bar is not known before it ends", bars, {BARS: [(FIRST_CELL, "first_known_from")]}),
+    Broken("a bar is not known before it ends", bars, {BARS: [(FIRST_CELL, "first_known_from")]}, says="expected"),
     Broken(
         "a feed's lag is counted once",
         bars,
         {BARS: [(FIRST_CELL, "greatest(bar_end, first_known_from) + knowledge_lag")]},
+        says="expected",
     ),
     Broken(
         "a version says something new",
