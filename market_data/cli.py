@@ -548,7 +548,8 @@ def releases(context: click.Context, as_json: bool, last: int) -> None:
     mdp releases pin paper-2024 --version 48
 
     Of each table the rows added and revised since the kept version before. A revised row was there and says something
-    else now: as a rule since when it is not current any more, for a new version follows it.
+    else now: as a rule since when it is not current any more, for a new version follows it. A view is told by the
+    stored rows that it shows, features_1d by those of the daily tables that it joins.
     """
     if context.invoked_subcommand is not None:
         return

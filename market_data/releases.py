@@ -23,8 +23,22 @@ from market_data.names import unknown
 
 PINS = "create table if not exists lake.observability.pins (name varchar, version bigint)"
 _METADATA = "__ducklake_metadata_lake"
-_NO_CONTENT = ("snapshot_id", "rowid", "change_type", "build_seq", "load_seq", "is_last")
-"""Columns of the change feed that say nothing of what is known."""
+_NO_CONTENT = (
+    *("snapshot_id", "rowid", "change_type", "build_seq", "load_seq", "is_last"),
+    *("first_event_time", "last_event_time"),
+)
+"""Columns of the change feed, and of stored tables, that say nothing of what is known."""
+_PAIRS = "feed in (select feed from lake.reference.feeds where asset_class = 'crypto')"
+_PARTS = {
+    "canonical.book_snapshots": {"int_book_snapshots": "true"},
+    "canonical.instruments": {"int_listings": _PAIRS},
+    "canonical.symbology": {"int_listings": _PAIRS},
+    "research.universe": {
+        "int_universe_top": "true",
+        "int_universe_membership__versioned": "not is_duplicate and not is_deletion",
+    },
+}
+"""Views, and which rows of which tables of ``versioned`` they show, beside those of int_<name>__versioned."""
 
 
 class NotPublishedError(RuntimeError):
@@ -61,7 +75,8 @@ class Published:
     code_fingerprint: str
     pins: tuple[str, ...] = ()
     changes: dict[str, Change] = field(default_factory=dict)
-    """By table, those of canonical and research that changed since the kept version before."""
+    """By public name, those of canonical and research that changed since the kept version before. A view is told by the
+    stored rows that it shows, features_1d by those of the daily tables that it joins."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"published_at": self.published_at.isoformat() + "Z"}
@@ -174,38 +189,50 @@ class _Stored:
     table: str
     number: int
     """Tells a table from one made anew under its name."""
-    has_duplicates: bool
-    """Whether it holds records that readers are not shown: repeats of what is known."""
+    shown: str
+    """Which of its rows readers are shown, in SQL: not the repeats of what is known."""
 
     @property
     def name(self) -> str:
         return f"lake.{lake.identifier(self.schema)}.{lake.identifier(self.table)}"
 
-    @property
-    def shown(self) -> str:
-        return "not is_duplicate" if self.has_duplicates else "true"
-
 
 def _changes(connection: duckdb.DuckDBPyConnection, before: int | None, version: int) -> Iterator[tuple[str, Change]]:
     then = {} if before is None else _tables(connection, before)
-    for name, stored in sorted(_tables(connection, version).items()):
-        earlier = then.get(name)
-        if before is not None and earlier == stored:
-            change = _between(connection, stored, before, version)
-        else:
-            rows = _count(connection, stored, version)
-            more = rows - (_count(connection, earlier, before) if earlier and before is not None else 0)
-            change = Change(max(more, 0), 0, max(-more, 0), is_new=True)
-        if change is not None:
-            yield name, change
+    for name, parts in sorted(_tables(connection, version).items()):
+        earlier = then.get(name, {})
+        changes = [_change(connection, earlier.get(table), before, stored, version) for table, stored in parts.items()]
+        found = [change for change in changes if change is not None]
+        if found:
+            yield (
+                name,
+                Change(
+                    sum(change.added for change in found),
+                    sum(change.revised for change in found),
+                    sum(change.removed for change in found),
+                    any(change.is_new for change in found),
+                ),
+            )
 
 
-def _tables(connection: duckdb.DuckDBPyConnection, version: int) -> dict[str, _Stored]:
-    """The tables of a version that people read, by the names that they read them by: canonical ones are views."""
+def _change(
+    connection: duckdb.DuckDBPyConnection, earlier: _Stored | None, before: int | None, stored: _Stored, version: int
+) -> Change | None:
+    if before is not None and earlier == stored:
+        return _between(connection, stored, before, version)
+    rows = _count(connection, stored, version)
+    more = rows - (_count(connection, earlier, before) if earlier and before is not None else 0)
+    return Change(max(more, 0), 0, max(-more, 0), is_new=True)
+
+
+def _tables(connection: duckdb.DuckDBPyConnection, version: int) -> dict[str, dict[str, _Stored]]:
+    """What people read of a version, by the names that they read it by, each with the tables that hold its rows."""
 
     def alive(table: str) -> str:
         return f"{table}.begin_snapshot <= {version} and coalesce({table}.end_snapshot > {version}, true)"
 
+    parts = [(view, table, shown) for view, tables in _PARTS.items() for table, shown in tables.items()]
+    listed = ", ".join(f"({', '.join(map(lake.quoted, part))})" for part in parts)
     rows = connection.execute(
         f"""
         with names as (
@@ -213,33 +240,50 @@ def _tables(connection: duckdb.DuckDBPyConnection, version: int) -> dict[str, _S
         ),
 
         views as (
-            select view_name
+            select schema_name || '.' || view_name as name
             from {_METADATA}.ducklake_view as v
             inner join names using (schema_id)
-            where schema_name = 'canonical' and {alive("v")}
+            where {alive("v")}
         ),
 
         tables as (
             select
-                *,
-                if(schema_name = 'versioned', regexp_extract(table_name, '^int_(.*)__versioned$', 1), '') as view_name
+                schema_name,
+                table_name,
+                table_id,
+                if(
+                    table_id in (select table_id from {_METADATA}.ducklake_column where column_name = 'is_duplicate'),
+                    'not is_duplicate',
+                    'true'
+                ) as shown
             from {_METADATA}.ducklake_table as t
             inner join names using (schema_id)
             where {alive("t")}
+        ),
+
+        read_as as (
+            select schema_name || '.' || table_name as name, tables.*
+            from tables
+            where schema_name in ('canonical', 'research') and not starts_with(table_name, 'int_')
+            union all
+            select 'canonical.' || regexp_extract(table_name, '^int_(.*)__versioned$', 1) as name, tables.*
+            from tables
+            where schema_name = 'versioned' and name in (select name from views)
+            union all
+            select parts.name, tables.* replace (parts.shown as shown)
+            from tables
+            inner join (values {listed}) as parts (name, part, shown) on tables.table_name = parts.part
+            where schema_name = 'versioned' and parts.name in (select name from views)
         )
 
-        select
-            if(view_name = '', schema_name || '.' || table_name, 'canonical.' || view_name),
-            schema_name,
-            table_name,
-            table_id,
-            table_id in (select table_id from {_METADATA}.ducklake_column where column_name = 'is_duplicate')
-        from tables
-        where view_name in (select view_name from views)
-            or (schema_name in ('canonical', 'research') and not starts_with(table_name, 'int_'))
+        select name, schema_name, table_name, table_id, shown from read_as
         """
     ).fetchall()
-    return {name: _Stored(*stored) for name, *stored in rows}
+    found: dict[str, dict[str, _Stored]] = {}
+    for name, *stored in rows:
+        table = _Stored(*stored)
+        found.setdefault(name, {})[table.table] = table
+    return found
 
 
 def _between(connection: duckdb.DuckDBPyConnection, stored: _Stored, before: int, version: int) -> Change | None:

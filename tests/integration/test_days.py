@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +19,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from worlds.days import EXAMPLE, FIRST, MEMBER_ENDS, MINUTE, SESSIONS, Known, World, cut_days, draw_days
+from worlds.days import EXAMPLE, FIRST, KINDS, MEMBER_ENDS, MINUTE, SESSIONS, Known, World, cut_days, draw_days
 from worlds.reference import DAY, File
-from worlds.warehouse import DAILY, Warehouse, differences, read_sorted
+from worlds.warehouse import DAILY, Warehouse, differences, needless_versions, read_sorted
 
 import market_data
-from market_data import client, leakcheck
+from market_data import client, lake, leakcheck, releases
 from market_data.build import build
 
 SEED = 1
@@ -95,20 +96,27 @@ def make_days(root: Path, count: int) -> Days:
     return found
 
 
-def kinds_of_times(world: World) -> list[int]:
-    """At, just before and just after: a morning's delivery, each correction, each late fact; and long after all."""
-    times = world.known_times()
-    late = [time for time in times if time % (3600 * 10**9)]
-    mornings = [time for time in times if time not in late]
-    chosen = [mornings[len(mornings) // 2], *(rename.known_from for rename in world.renames), *late]
-    return [time + step for time in chosen for step in (-1, 0, MINUTE)] + [times[-1] + 9 * DAY]
+STEPS = (-1, 0, MINUTE)
+"""Just before something became known, at that time, and once its cell of the grid is over."""
+
+
+def time_of(world: World, kind: str) -> int:
+    """A time at which something of a kind became known, amid others like it."""
+    times = sorted(set(world.kinds[kind]))
+    return times[len(times) // 2]
 
 
 def some_times(world: World) -> list[int]:
-    """A few of them: a third of the kinds, in each of the three places."""
-    return [time for number, time in enumerate(kinds_of_times(world)[:-1]) if number % 10 == 0] + [
-        kinds_of_times(world)[-1]
-    ]
+    """A third of the kinds, in each of the three places; and long after all."""
+    chosen = enumerate(KINDS[::3])
+    return [time_of(world, kind) + STEPS[number % 3] for number, kind in chosen] + [world.known_times()[-1] + 9 * DAY]
+
+
+def test_every_fact_of_the_world_has_a_kind(days: Days) -> None:
+    world = days.world
+    facts = [*world.bars.values(), *world.splits.values(), *world.dividends.values(), *world.vintages.values()]
+    assert {known for versions in facts for known, *_ in versions} <= set(world.known_times())
+    assert set(world.kinds) == set(KINDS)
 
 
 def test_daily_tables_may_stay_behind_and_catch_up(days: Days) -> None:
@@ -127,7 +135,8 @@ def test_tables_answer_what_the_formulas_say(days: Days, table: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("table", TABLES)
 def test_tables_answer_so_around_every_kind_of_revision(more_days: Days, table: str) -> None:
-    check_table(more_days, table, kinds_of_times(more_days.world), every=2)
+    times = [time_of(more_days.world, kind) + step for kind in KINDS for step in STEPS]
+    check_table(more_days, table, times, every=2)
 
 
 def check_table(days: Days, table: str, times: list[int], every: int) -> None:
@@ -139,6 +148,7 @@ def check_table(days: Days, table: str, times: list[int], every: int) -> None:
             columns = list(next(iter(expected.values())))
             rows = connection.execute(
                 f"select instrument_id, session_date, {', '.join(columns)} from research.{table}_as_of('{iso(time)}')"
+                " where venue = 'us_equities'"
             ).fetchall()
             found = {row[:2]: dict(zip(columns, row[2:], strict=True)) for row in rows}
             days_there = {(one, day.session.date) for one, chain in known.days.items() for day in chain}
@@ -171,7 +181,7 @@ def test_decisions_see_what_was_known(days: Days) -> None:
     columns = list(next(iter(expected.values())))
     rows = days.ask(
         f"select instrument_id, session_date, {', '.join(columns)}"
-        f" from research.features_1d_at_decision_as_of('{iso(time)}')"
+        f" from research.features_1d_at_decision_as_of('{iso(time)}') where venue = 'us_equities'"
     )
     found = {row[:2]: dict(zip(columns, row[2:], strict=True)) for row in rows}
     assert set(found) == set(expected)
@@ -385,7 +395,7 @@ def test_a_consumer_of_version_1_still_runs(days: Days, as_of: str) -> None:
 
 def test_features_are_the_tables_joined(days: Days) -> None:
     """The view of versions, cut at K, is what the macro answers from the tables as of K."""
-    time = kinds_of_times(days.world)[4]
+    time = time_of(days.world, "a member's end")
     with days.warehouse.reader() as connection:
         moment = f"'{iso(time)}'::timestamp_ns"
         known = f"known_from <= {moment} and (known_to is null or known_to > {moment})"
@@ -395,6 +405,48 @@ def test_features_are_the_tables_joined(days: Days) -> None:
     assert view.num_rows > 1_000
     assert {"open", "high", "low", "close", "volume", "vwap", "trade_count", "bar_source"} <= set(view.column_names)
     assert differences({"features_1d": view}, {"features_1d": macro}) == []
+
+
+def quiet_instruments(world: World) -> set[str]:
+    """Of which all was said once, before the days that it bears on."""
+    facts = (world.bars, world.splits, world.dividends)
+    loud = {ticker for kind in facts for (ticker, _), versions in kind.items() if len(versions) > 1}
+    loud |= {ticker for rename in world.renames for ticker in (rename.old, rename.new, "OTHER")}
+    loud |= {"SHOP"}  # one split takes the place of another
+    return {f"us_equities:{ticker}" for ticker, _ in world.bars if ticker not in loud}
+
+
+def test_a_version_says_something_new(days: Days) -> None:
+    """What changed nothing made no version: of a row, and of the instruments that no news were about."""
+    assert needless_versions(days.warehouse) == []
+    quiet = quiet_instruments(days.world)
+    assert "us_equities:EXAM" in quiet and len(quiet) > 1
+    names = ", ".join(f"'{name}'" for name in sorted(quiet))
+    of_others = {"momentum_1d", "features_1d"}  # ranks, and what shows them
+    for table in [*(table for table in DAILY if table not in of_others), "bars_1d"]:
+        ended = f"from research.{table} where instrument_id in ({names}) and known_to is not null"
+        assert days.ask(ended) == [], table
+    own = "select count(*) from versioned.int_momentum_1d where known_to is not null and instrument_id"
+    assert days.ask(f"{own} in ({names})") == [(0,)] != days.ask(f"{own} not in ({names})")
+
+
+def test_a_backfill_is_named_by_the_version_that_it_changed(days: Days) -> None:
+    """Old decisions answer otherwise once bars from before them are loaded; `mdp releases` says of how many."""
+    with lake.open_version(days.warehouse.settings, None) as connection:
+        newest, before = releases.published(connection, 2)
+    for table in ("features_1d_at_decision", "liquidity_1d"):
+        name = f"research.{table}"
+        now, then = (
+            Counter(map(repr, days.warehouse.tables([name], version=one.version)[name].to_pylist()))
+            for one in (newest, before)
+        )
+        came, went = (now - then).total(), (then - now).total()
+        revised = min(came, went)
+        assert revised > 100, "a third of the bars came later"
+        assert newest.changes[name] == releases.Change(came - revised, revised, went - revised)
+    assert newest.changes["research.universe"].added > 0
+    assert "research.features_1d" not in newest.changes, "a view of those that are named"
+    assert "canonical.instruments" not in newest.changes, "its loads were in the version before"
 
 
 def compare_with_cut(days: Days, time: int, root: Path) -> None:
@@ -429,9 +481,10 @@ def test_no_look_ahead(days: Days, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_no_look_ahead_around_every_kind_of_revision(more_days: Days, tmp_path: Path) -> None:
-    for number, time in enumerate(kinds_of_times(more_days.world)):
-        compare_with_cut(more_days, time, tmp_path / str(number))
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_look_ahead_around_every_kind_of_revision(more_days: Days, tmp_path: Path, kind: str, step: int) -> None:
+    compare_with_cut(more_days, time_of(more_days.world, kind) + step, tmp_path)
 
 
 @pytest.mark.long

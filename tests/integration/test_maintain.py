@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
+import pyarrow as pa
 import pytest
+from worlds.code import other_code
 from worlds.warehouse import TABLES, Warehouse, differences
 
 import market_data
@@ -210,7 +212,15 @@ def test_rows_that_the_catalog_holds_go_to_a_file(grown: Warehouse, monkeypatch:
     assert files_of(grown)["observability.runs"] >= 1
 
 
-def test_what_is_kept_and_what_is_refused(grown: Warehouse) -> None:
+def answer(warehouse: Warehouse, version: int | str, known_at: market_data.KnownAt) -> tuple[str, pa.Table, pa.Table]:
+    """What a backtest puts down: its header, and the bars and trades that it saw."""
+    with market_data.at(version, warehouse.settings) as md:
+        bars = md.bars("BTCUSDT", known_at=known_at, interval="1m").arrow
+        return str(md.header(known_at)), bars, md.trades("BTCUSDT", known_at=known_at).arrow
+
+
+def test_what_is_kept_and_what_is_refused(grown: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backtest's header with its version pinned answers as before: after expiry, new loads, and by other code."""
     there = versions(grown)
     assert len(there) > 6
     old, pinned, *_, last = there
@@ -223,6 +233,11 @@ def test_what_is_kept_and_what_is_refused(grown: Warehouse) -> None:
         connection.execute("create table lake.observability.pins (name varchar, version bigint)")
         connection.execute(f"insert into lake.observability.pins values ('paper', {pinned})")
     tables = {version: grown.tables(version=version) for version in there}
+    # The moment at which a bar became known, by which a bound that is open differs from one that is closed.
+    ((known_at,),) = grown.ask("select max(known_from) from research.bars_1m where trade_count = 2")
+    header = market_data.Header.parse(answer(grown, pinned, f"{known_at}")[0])
+    before = answer(grown, header.version, header.known_at)
+    assert before[1].num_rows > 50 and before[2].num_rows > 50
     done = maintenance.maintain(grown.settings, grace=NOW)
     assert done.expired >= 1
     assert done.removed > 0
@@ -243,8 +258,18 @@ def test_what_is_kept_and_what_is_refused(grown: Warehouse) -> None:
     for version in kept[:-1]:
         assert differences(tables[version], grown.tables(version=version)) == []
     assert differences(tables[last], grown.tables()) == []
+    assert answer(grown, "paper", header.known_at) == before
     add(grown, 50)
-    assert grown.build().built
+    with monkeypatch.context() as patch:
+        other_code(
+            tmp_path,
+            patch,
+            {"macros/research/grid.sql": [("where known_from <= known_at", "where known_from < known_at")]},
+        )
+        assert grown.build().built
+    assert answer(grown, header.version, header.known_at) == answer(grown, "paper", header.known_at) == before
+    last_one = client.published_version(grown.settings)
+    assert answer(grown, last_one, header.known_at)[1] != before[1], "the other code answers otherwise"
 
 
 def test_an_unfinished_head_is_not_compacted(grown: Warehouse) -> None:

@@ -25,11 +25,13 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import duckdb
 import pytest
-from worlds.warehouse import RESEARCH, Warehouse, differences, read_sorted
+from worlds.reference import MINUTE, cell_end
+from worlds.warehouse import RESEARCH, Warehouse, differences, needless_versions, read_sorted
 
 import market_data
-from market_data import client, publishing
+from market_data import client, lake, publishing, releases
 
 NEW_YORK = ZoneInfo("America/New_York")
 BINANCE = "binance_spot_btcusdt_20240808.gz"
@@ -547,6 +549,15 @@ def test_shops_doubled_split_is_reported_once(forward: Loaded) -> None:
     assert reported == [("SHOP", "split", dt.date(2022, 6, 22), "an equal split follows within 10 sessions")]
 
 
+def test_releases_tell_of_views_by_the_rows_they_show(forward: Loaded) -> None:
+    with lake.open_version(forward.warehouse.settings, None) as connection:
+        changes = {one.version: one.changes for one in releases.published(connection, 5)}[forward.version]
+    for view in ("canonical.book_snapshots", "canonical.instruments", "canonical.symbology"):
+        ((rows,),) = forward.ask(f"select count(*) from {view}")
+        assert changes[view] == releases.Change(added=rows, revised=0, removed=0) and rows > 0, view
+    assert changes["research.universe"].added > 1_000
+
+
 # Properties 2 and 3
 
 
@@ -635,12 +646,23 @@ def cut_capture(captures: Path, capture: Capture, known_at: int) -> bytes:
     return (gzip.compress(cut) if path.suffix == ".gz" else cut) if rows else b""
 
 
+DATED = {
+    "a day's end": nanoseconds(dt.datetime(2024, 8, 9)),
+    "a vintage": day_known("2009-01-30", 1),
+    "a member": day_known("2013-12-23"),
+    "a member's end": day_known("2022-06-09"),
+    "a ticker event": day_known("2022-06-11"),
+    "an openfigi answer": nanoseconds(dt.datetime(2025, 2, 1)),
+    "a split": day_known("2022-06-29"),
+    "a dividend": day_known("2022-02-10", 1),
+}
+"""When something of a capture became known that is dated: FB joins the index, and leaves it as META joins."""
+
+
 def a_time(captures: Path, kind: str) -> int:
     """A time at which something of a capture became known."""
-    if kind == "a vintage":
-        return day_known("2009-01-30", 1)
-    if kind == "a day's end":
-        return nanoseconds(dt.datetime(2024, 8, 9))
+    if kind in DATED:
+        return DATED[kind]
     binance, coinbase, *_ = CAPTURES
     capture, of_trade, after = {
         "a trade of binance": (binance, "trade", dt.datetime(2024, 8, 8, 23, 57)),
@@ -650,37 +672,54 @@ def a_time(captures: Path, kind: str) -> int:
     return next(time for time in known if time > nanoseconds(after))
 
 
+KINDS = [*DATED, "a trade of binance", "a trade of coinbase"]
+STEPS = (-1, 0, MINUTE)
+"""Just before the end of the cell of the grid in which it became known, at it, and a cell later."""
 TIMES_OF_CUTS = [
     pytest.param(kind, step, marks=[] if (kind, step) == ("a day's end", 0) else [pytest.mark.long])
-    for kind in ("a day's end", "a trade of binance", "a trade of coinbase", "a vintage")
-    for step in (-1, 0, 1)
+    for kind in KINDS
+    for step in STEPS
 ]
 
 
 @pytest.mark.parametrize(("kind", "step"), TIMES_OF_CUTS)
 def test_no_look_ahead(forward: Loaded, captures: Path, tmp_path: Path, kind: str, step: int) -> None:
     """Every table of research answers as of K from all captures what it answers from what was known by K."""
-    known_at = a_time(captures, kind) + step
-    cut = Warehouse(tmp_path)
+    known_at = cell_end(a_time(captures, kind)) + step
+    with forward.warehouse.reader(forward.version) as whole:
+        rows = compare_with_cut(whole, cut_warehouse(captures, tmp_path, known_at), known_at)
+    assert rows["macro_series"] > 100 and rows["universe"] > 100
+    assert kind in DATED or rows["bars_1m"] > 0
+    assert kind != "a day's end" or step < 0 or rows["liquidity_1d"] > 0
+
+
+def cut_warehouse(captures: Path, root: Path, known_at: int, *, late: Path | None = None) -> Warehouse:
+    """A warehouse of only what was known by then; of a late trade's file too, if there is one."""
+    cut = Warehouse(root)
     for number, capture in enumerate(CAPTURES):
         body = cut_capture(captures, capture, known_at)
         if body:
-            path = tmp_path / "files" / str(number) / capture.name
+            path = root / "files" / str(number) / capture.name
             path.parent.mkdir(parents=True)
             path.write_bytes(body)
             outcome = cut.load(path, capture.feed, capture.delivered_at)
             assert outcome.status in ("loaded", "redelivered"), outcome.message
+    if late is not None and known_at >= LATE:
+        assert cut.load(late, "binance_spot").status == "loaded"
     cut.build()
+    return cut
+
+
+def compare_with_cut(whole: duckdb.DuckDBPyConnection, cut: Warehouse, known_at: int) -> dict[str, int]:
+    """Compare all tables of research as of then; how many rows each has."""
     asked = f"make_timestamp_ns({known_at})"
     rows = {}
-    with forward.warehouse.reader(forward.version) as whole, cut.reader() as less:
+    with cut.reader() as less:
         for table in RESEARCH:
             left, right = (read_sorted(one, f"(from research.{table}_as_of({asked}))") for one in (whole, less))
-            assert differences({table: left}, {table: right}) == [], f"{table} as of {kind} {step:+}"
+            assert differences({table: left}, {table: right}) == [], f"{table} as of {known_at}"
             rows[table] = left.num_rows
-    assert rows["macro_series"] > 100 and rows["universe"] > 100
-    assert kind == "a vintage" or rows["bars_1m"] > 0
-    assert kind != "a day's end" or step < 0 or rows["liquidity_1d"] > 0
+    return rows
 
 
 # As of, by every way in
@@ -710,21 +749,42 @@ def ask_elsewhere(warehouse: Warehouse, *statements: str) -> list[Any]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.fixture(scope="module")
-def revised(forward: Loaded, captures: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
-    """The captures, and a trade of 23:54 that arrived at 23:57:30: numbered first, and above the high."""
+LATE = nanoseconds(dt.datetime(2024, 8, 8, 23, 57, 30))
+
+
+def late_trade(captures: Path, directory: Path) -> Path:
+    """A file of one trade of 23:54 that arrived at 23:57:30: numbered first, and above the high."""
     for line in lines_of(captures / BINANCE):
         if b'"trade"' in line:
             _, _, text = line.partition(b" ")
             break
     message = json.loads(text)
     message["data"] |= {"t": 1, "p": "61900.00000000", "q": "1.00000000"}
-    received = nanoseconds(dt.datetime(2024, 8, 8, 23, 57, 30))
-    late = tmp_path_factory.mktemp("late") / "binance_spot_btcusdt_20240809.gz"
-    late.write_bytes(gzip.compress(f"{received} {json.dumps(message)}\n".encode()))
+    late = directory / "binance_spot_btcusdt_20240809.gz"
+    late.write_bytes(gzip.compress(f"{LATE} {json.dumps(message)}\n".encode()))
+    return late
+
+
+@pytest.fixture(scope="module")
+def revised(forward: Loaded, captures: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """The captures, and a late trade."""
+    late = late_trade(captures, tmp_path_factory.mktemp("late"))
     assert forward.warehouse.load(late, "binance_spot").status == "loaded"
     assert forward.warehouse.build().version > forward.version
     return forward.warehouse
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("step", STEPS)
+def test_no_look_ahead_around_a_late_trade(revised: Warehouse, captures: Path, tmp_path: Path, step: int) -> None:
+    known_at = cell_end(LATE) + step
+    cut = cut_warehouse(captures, tmp_path, known_at, late=late_trade(captures, tmp_path))
+    with revised.reader() as whole:
+        assert compare_with_cut(whole, cut, known_at)["bars_1m"] > 0
+
+
+def test_a_version_says_something_new(revised: Warehouse) -> None:
+    assert needless_versions(revised) == []
 
 
 BAR_AT = [  # known at, and (open, high, trade_count) of the bar of 23:54

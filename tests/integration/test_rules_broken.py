@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import test_days as daily
 import test_properties as properties
 from worlds.adversarial import World, draw, files_of
 from worlds.code import Edits, other_code
+from worlds.days import draw_days
 from worlds.reference import expect
-from worlds.warehouse import Warehouse, differences
+from worlds.warehouse import Warehouse, differences, needless_versions
 
 from market_data import bookkeeping
 from market_data.build import BuildFailedError
@@ -115,11 +117,53 @@ def order(root: Path) -> None:
     assert differences(forward.batch.warehouse.tables(), backward.batch.warehouse.tables()) == []
 
 
+def bars(root: Path) -> None:
+    """Bars of minutes and sessions, and since when each was known, are those of the reference."""
+    check_bars(in_one(root))
+
+
+def check_bars(batch: properties.Batch) -> None:
+    properties.test_bars_of_minutes(batch)
+    properties.test_bars_of_sessions(batch)
+
+
+def in_days(root: Path) -> daily.Days:
+    days = daily.Days(draw_days(daily.SEED, 215), Warehouse(root))
+    daily.load(days.warehouse, days.world.files)
+    days.warehouse.build()
+    return days
+
+
+def adjustment(root: Path) -> None:
+    """Adjusted bars and returns are what the formulas say, before and after splits and dividends."""
+    check_days(in_days(root), "bars_1d_adjusted", "returns_1d")
+
+
+def ranks(root: Path) -> None:
+    """Ranks are of the last decision, also while more is known."""
+    check_days(in_days(root), "momentum_1d")
+
+
+def check_days(days: daily.Days, *tables: str) -> None:
+    times = [daily.time_of(days.world, "a day's bars"), *daily.some_times(days.world)]
+    for table in tables:
+        daily.check_table(days, table, times, every=5)
+
+
+def versions(root: Path) -> None:
+    """A version says something else than the one before."""
+    assert needless_versions(in_days(root).warehouse) == []
+
+
 def test_the_checks_pass_while_no_rule_is_broken(tmp_path: Path) -> None:
     batch = killed_in_between(tmp_path / "killed")
     check_canonical(batch)
     properties.check_conservation(batch)
+    check_bars(batch)
     order(tmp_path)
+    days = in_days(tmp_path / "days")
+    check_days(days, "bars_1d_adjusted", "returns_1d", "momentum_1d")
+    assert needless_versions(days.warehouse) == []
 
 
 # The rules
@@ -141,6 +185,9 @@ EARLIER = "semi join touched_keys using ({{ keys }})\n    where "
 READ_MARK = "progress(at_start=true).get(this.identifier, 0) if is_incremental() else 0"
 NOTED_MARK = "'{{ this.identifier }}', {{ marks | min }}, "
 POSITION = "{{ prefix }}{{ column }}"
+BARS = "macros/research/bars.sql"
+FIRST_CELL = "greatest(known_from, bar_end + knowledge_lag)"
+CELL = "+ ((-epoch_ns({{ time }})) % {{ grid }} + {{ grid }}) % {{ grid }})"
 
 RULES = [
     Broken("a repeat of a stream is no version", canonical, {VERSIONS: [(REPEATS, "else false")]}),
@@ -184,6 +231,47 @@ RULES = [
                 (POSITION, POSITION + "{{ ' + 1 as source_position' if column == 'source_position' }}")
             ]
         },
+    ),
+    Broken(
+        "a version begins where its cell of the grid ends",
+        bars,
+        {"macros/engine/time.sql": [(CELL, "- epoch_ns({{ time }}) % {{ grid }})")]},
+        says="expected",
+    ),
+    Broken("a bar is not known before it ends", bars, {BARS: [(FIRST_CELL, "known_from")]}, says="expected"),
+    Broken(
+        "a feed's lag is counted once",
+        bars,
+        {BARS: [(FIRST_CELL, "greatest(known_from, bar_end) + knowledge_lag")]},
+        says="expected",
+    ),
+    Broken(
+        "a version says something new",
+        versions,
+        {"macros/research/grid.sql": [("where is_change\n", "where true\n")]},
+        says="says what the one before said",
+    ),
+    Broken(
+        "a rank is of its session's decision",
+        ranks,
+        {
+            "models/research/daily/momentum_1d.sql": [
+                ("begins.decision_time as known_from", "member_values.known_from as known_from")
+            ]
+        },
+        says="momentum_1d as of",
+    ),
+    Broken(
+        "a dividend of a split's day is per share after it",
+        adjustment,
+        {"macros/research/actions.sql": [("split.ex_date <= actions_of_days", "split.ex_date < actions_of_days")]},
+        says="bars_1d_adjusted as of",
+    ),
+    Broken(
+        "a split takes the place of an equal one just before",
+        adjustment,
+        {"macros/research/actions.sql": [("when actions.is_superseded", "when false")]},
+        says="bars_1d_adjusted as of",
     ),
 ]
 

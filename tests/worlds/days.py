@@ -1,6 +1,6 @@
 """Small worlds of daily bars, and what the daily research tables must answer, by the contract alone, in NumPy.
 
-    draw_days(seed) ──> deliveries of day bars, splits, dividends, ticker events, memberships, vintages
+    draw_days(seed) ──> deliveries of day bars, trades, splits, dividends, ticker events, memberships, vintages
         └── Known(world, K) ──> .adjusted() .returns() .volatility() .momentum() .liquidity() .universe() .decisions()
 
 Everything is worked out anew from the facts known at K, by loops over sessions: no versions, no windows kept between
@@ -64,15 +64,13 @@ class World:
     dividends: dict[tuple[str, dt.date], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
     vintages: dict[tuple[str, dt.date], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
     renames: list[Rename] = field(default_factory=list)
-    others: list[int] = field(default_factory=list)
-    """Times at which what has no formula here became known: a member's end, quotes."""
+    kinds: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """Times at which something became known, by what it was. Members, quotes and crypto have no formula here."""
     files: list[File] = field(default_factory=list)
 
     def known_times(self) -> list[int]:
         """Every time at which something became known."""
-        facts = (self.bars, self.splits, self.dividends, self.vintages)
-        times = {known for kind in facts for versions in kind.values() for known, _ in versions}  # type: ignore[attr-defined]
-        return sorted(times | {rename.known_from for rename in self.renames} | {*self.others})
+        return sorted({time for times in self.kinds.values() for time in times})
 
 
 @dataclass(frozen=True)
@@ -105,8 +103,19 @@ FIRST = next(number for number, session in enumerate(SESSIONS) if session.date >
 
 EXAMPLE = (46.99, 48.30, 24.96, 24.53)
 """The closes of the contract's example: two for one on the third day, a dividend of 0.08 on the fourth."""
-MEMBER_ENDS = 190
-"""The session on which PLAIN leaves the index."""
+MEMBER_BEGINS, MEMBER_ENDS = 90, 190
+"""The sessions on which PLAIN joins the index and leaves it."""
+
+
+KINDS = (
+    *("a day's bars", "a bar corrected", "a bar taken back", "a bar given again"),
+    *("a trade in place of a vendor's bar", "a trade corrected", "a trade cancelled", "a trade taken back"),
+    *("a split", "a split corrected", "an equal split", "a dividend declared", "a dividend corrected"),
+    *("a ticker event", "a ticker event corrected", "a rename of sessions before"),
+    *("a member", "a member's end", "quotes corrected", "a vintage", "a vintage revised"),
+    *("a trade of crypto", "a late trade of crypto"),
+)
+"""What may become known in a world."""
 
 
 TRADED = {"OLD": range(150), "NEW": range(150, 10_000), "LATE": range(140), "LATER": range(140, 10_000)}
@@ -134,12 +143,19 @@ def draw_days(seed: int, count: int) -> World:
             bar = draw_bar(price, chance)
             price = bar.close
             known = new_york(day.date, days=1, hour=11)
+            world.kinds["a day's bars"].append(known)
             world.bars[ticker, day.date].append((known, bar))
             rows[day.date].append(bar_row(ticker, day.date, bar))
     for day, close in zip(days, EXAMPLE, strict=False):
         bar = Bar(close, close, close, close, 100.0)
         world.bars["EXAM", day.date].append((new_york(day.date, days=1, hour=11), bar))
         rows[day.date].append(bar_row("EXAM", day.date, bar))
+    # Of META's first days there are vendor's bars too, whose place its trades take.
+    for day in days:
+        if meta_ticker(day.date) and day.date.day % 3 == 0:
+            bar = Bar(90.0, 95.0, 85.0, 92.0, 1000.0)
+            world.kinds["a trade in place of a vendor's bar"].append(new_york(day.date, days=1, hour=11))
+            rows[day.date].append(bar_row(meta_ticker(day.date), day.date, bar))
     world.files += [day_file(date, of_day, new_york(date, days=1, hour=10)) for date, of_day in rows.items()]
     for number, at in ((30, 45), (100, 101), (101, 101), (180, 200), (count - 1, count + 3)):
         if number < count:
@@ -150,14 +166,16 @@ def draw_days(seed: int, count: int) -> World:
     add_late_rename(world, "LATE", "LATER", traded=days[140].date, dated=days[142].date + dt.timedelta(1))
     add_quotes(world, days)
     add_vintages(world, days)
+    add_crypto(world)
     # A file names its members by the tickers of the day on which it was made.
-    ends = days[MEMBER_ENDS].date
+    begins, ends = days[MEMBER_BEGINS].date, days[MEMBER_ENDS].date
     rows = [
         ["ticker", "start_date", "end_date"],
         ["NEW", str(days[0].date), ""],
-        ["PLAIN", str(days[9].date), str(ends)],
+        ["PLAIN", str(begins), str(ends)],
     ]
-    world.others.append(new_york(ends))
+    world.kinds["a member"].append(new_york(begins))
+    world.kinds["a member's end"].append(new_york(ends))
     delivered = new_york(days[-1].date, days=30)
     world.files.append(File("index_membership", "worlds_ticker_start_end.csv", table(rows), delivered))
     return world
@@ -184,6 +202,7 @@ def correct(world: World, date: dt.date, delivered: int, chance: random.Random) 
     present = sorted(ticker for ticker, day in world.bars if day == date and world.bars[ticker, day][-1][1])
     changed = chance.choice(present)
     bars = {ticker: world.bars[ticker, date][-1][1] for ticker in present}
+    kinds = ("a bar corrected", "a bar taken back", "a bar given again")
     for number, without in enumerate(("", chance.choice(present), "")):
         at = max(delivered, new_york(date, days=1, hour=11) + MINUTE) + number * 3 * DAY
         rows = []
@@ -198,6 +217,7 @@ def correct(world: World, date: dt.date, delivered: int, chance: random.Random) 
                 rows.append(bar_row(ticker, date, said))
                 if was != said:
                     world.bars[ticker, date].append((at, said))
+        world.kinds[kinds[number]].append(at)
         world.files.append(day_file(date, rows, at))
 
 
@@ -260,8 +280,18 @@ def deliver(
     number = len(world.files)
     body = json.dumps({"results": [said], "request_id": str(number)}).encode()
     world.files.append(File(feed, f"{feed}_{number}.json", body, delivered))
-    if currency == "USD":
-        facts[ticker, date].append((max(rule, late), value))
+    if currency != "USD":
+        return
+    kind = "a split" if feed == "massive_splits" else "a dividend declared"
+    if late:
+        kind = "a split corrected" if feed == "massive_splits" else "a dividend corrected"
+    elif feed == "massive_splits" and any(
+        ticker == other and 0 < (date - before).days < 14 and versions[-1][1] == value
+        for (other, before), versions in facts.items()
+    ):
+        kind = "an equal split"
+    world.kinds[kind].append(max(rule, late))
+    facts[ticker, date].append((max(rule, late), value))
 
 
 def add_rename(world: World, days: list[Session]) -> None:
@@ -275,24 +305,75 @@ def add_rename(world: World, days: list[Session]) -> None:
         body = json.dumps({"results": {"name": "Old", "composite_figi": "BBG1", "events": events}, "status": "OK"})
         world.files.append(File("massive_ticker_events", f"massive_ticker_events_{new}.json", body.encode(), at))
     world.renames.append(Rename("OLD", "NEW", date, said_otherwise))
+    world.kinds["a ticker event"].append(new_york(date))
+    world.kinds["a ticker event corrected"].append(said_otherwise)
+
+
+def meta_ticker(date: dt.date) -> str:
+    """What FB was called on the days of which there are trades; nothing on others."""
+    if not dt.date(2022, 5, 2) <= date <= dt.date(2022, 7, 29):
+        return ""
+    return "FB" if date < dt.date(2022, 6, 9) else "META"
 
 
 def add_meta(world: World, chance: random.Random) -> None:
-    """FB becomes META: a session's bar is made of one trade; the master dates the change to a Saturday."""
+    """FB becomes META: a session's bar is made of one trade; the master dates the change to a Saturday.
+
+    Three sessions are delivered again, months later: with another price, a cancel, without the second of two trades.
+    """
+    corrected, cancelled, shortened = dt.date(2022, 5, 12), dt.date(2022, 5, 18), dt.date(2022, 5, 25)
     for day in SESSIONS[FIRST:]:
-        if dt.date(2022, 5, 2) <= day.date <= dt.date(2022, 7, 29):
-            ticker = "FB" if day.date < dt.date(2022, 6, 9) else "META"
+        if ticker := meta_ticker(day.date):
             price, size = round(chance.uniform(150, 200), 2), float(chance.randint(1, 500))
-            event = new_york(day.date, hour=12)
-            trade = {"ticker": ticker, "conditions": "", "correction": "0", "exchange": "11", "id": "1"}
-            trade |= {"participant_timestamp": str(event), "price": repr(price), "sequence_number": "1"}
-            trade |= {"sip_timestamp": str(event), "size": repr(size), "tape": "1", "trf_id": "", "trf_timestamp": ""}
-            body = table([COLUMNS, [trade[column] for column in COLUMNS]])
-            delivered = new_york(day.date, days=1, hour=10)
-            world.files.append(File("massive_trades", f"massive_trades_{day.date}.csv", body, delivered))
-            bar = Bar(price, price, price, price, size, "trades")
-            world.bars[ticker, day.date].append((new_york(day.date, days=1, hour=11), bar))
+            known = new_york(day.date, days=1, hour=11)
+            trades = [(price, size, "0"), (price, 70.0, "0")][: 1 + (day.date == shortened)]
+            world.files.append(trade_file(ticker, day.date, trades, new_york(day.date, days=1, hour=10)))
+            bar = Bar(price, price, price, price, sum(size for _, size, _ in trades), "trades")
+            world.bars[ticker, day.date].append((known, bar))
+            world.kinds["a day's bars"].append(known)
+    for kind, date, minute in (
+        ("a trade corrected", corrected, 11),
+        ("a trade cancelled", cancelled, 12),
+        ("a trade taken back", shortened, 13),
+    ):
+        (_, bar), again = world.bars["FB", date][-1], new_york(dt.date(2022, 8, 9), hour=12, minute=minute)
+        assert bar is not None
+        price = bar.close + (1.5 if date == corrected else 0)
+        size = bar.volume - (70 if date == shortened else 0)
+        correction = {corrected: "1", cancelled: "8", shortened: "0"}[date]
+        world.files.append(trade_file("FB", date, [(price, size, correction)], again + 1))
+        said = None if date == cancelled else Bar(price, price, price, price, size, "trades")
+        world.bars["FB", date].append((again + 1, said))
+        world.kinds[kind].append(again + 1)
     add_late_rename(world, "FB", "META", traded=dt.date(2022, 6, 9), dated=dt.date(2022, 6, 11))
+
+
+def trade_file(ticker: str, date: dt.date, trades: list[tuple[float, float, str]], delivered: int) -> File:
+    """A session's trades, a minute apart, each with its price, size and correction code."""
+    rows = []
+    for number, (price, size, correction) in enumerate(trades, start=1):
+        event = new_york(date, hour=12) + number * MINUTE
+        trade = {"ticker": ticker, "conditions": "", "correction": correction, "exchange": "11", "id": str(number)}
+        trade |= {"participant_timestamp": str(event), "price": repr(price), "sequence_number": str(number)}
+        trade |= {"sip_timestamp": str(event), "size": repr(size), "tape": "1", "trf_id": "", "trf_timestamp": ""}
+        rows.append([trade[column] for column in COLUMNS])
+    return File("massive_trades", f"massive_trades_{date}.csv", table([COLUMNS, *rows]), delivered)
+
+
+def add_crypto(world: World) -> None:
+    """A pair's trades of five days, every eight hours; one is received four days late, above all others."""
+    lines = []
+    late = 4 * DAY + 17 * MINUTE + 1
+    for number in range(15):
+        event = utc(dt.datetime(2022, 6, 1, 4, tzinfo=dt.UTC)) + number * DAY // 3
+        price = 30_000.0 + number * 10 + (5_000 if number == 4 else 0)
+        data = {"e": "trade", "E": event // 10**6, "s": "BTCUSDT", "t": number, "p": repr(price), "q": "1.5"}
+        data |= {"T": event // 10**6, "m": False, "M": True}
+        received = event + (late if number == 4 else 0)
+        lines.append(f"{received} {json.dumps({'stream': 'btcusdt@trade', 'data': data})}\n".encode())
+        world.kinds["a late trade of crypto" if number == 4 else "a trade of crypto"].append(received)
+    delivered = utc(dt.datetime(2022, 7, 1, tzinfo=dt.UTC))
+    world.files.append(File("binance_spot", "binance_spot_btcusdt_20220601", b"".join(lines), delivered))
 
 
 def add_late_rename(world: World, old: str, new: str, traded: dt.date, dated: dt.date) -> None:
@@ -305,6 +386,7 @@ def add_late_rename(world: World, old: str, new: str, traded: dt.date, dated: dt
     name = f"massive_ticker_events_{new}.json"
     world.files.append(File("massive_ticker_events", name, body, new_york(dt.date(2023, 6, 1))))
     world.renames.append(Rename(old, new, traded, new_york(dated)))
+    world.kinds["a rename of sessions before"].append(new_york(dated))
 
 
 def add_quotes(world: World, days: list[Session]) -> None:
@@ -323,14 +405,17 @@ def add_quotes(world: World, days: list[Session]) -> None:
             rows.append([(said | {"sequence_number": str(number)}).get(column, "") for column in QUOTE_COLUMNS])
         at = delivered or new_york(date, days=1, hour=10)
         world.files.append(File("massive_quotes", f"massive_quotes_{date}.csv", table([QUOTE_COLUMNS, *rows]), at))
-    world.others.append(again)
+    world.kinds["quotes corrected"].append(again)
 
 
 def add_vintages(world: World, days: list[Session]) -> None:
     observations = []
     for number, day in enumerate(range(5, len(days), 50)):
         period, published = dt.date(2021, 1 + number % 12, 1), days[day].date
-        for published_on, value in ((published, 100.0 + number), (published + dt.timedelta(30), 100.5 + number)):
+        for published_on, value, kind in (
+            (published, 100.0 + number, "a vintage"),
+            (published + dt.timedelta(30), 100.5 + number, "a vintage revised"),
+        ):
             observations.append(
                 {
                     "realtime_start": str(published_on),
@@ -339,6 +424,7 @@ def add_vintages(world: World, days: list[Session]) -> None:
                     "value": str(value),
                 }
             )
+            world.kinds[kind].append(new_york(published_on, days=1))
             world.vintages["SERIES", period].append((new_york(published_on, days=1), value))
     body = json.dumps({"observations": observations}).encode()
     name = "alfred_SERIES_fetched_2024-01-01.json"
@@ -356,6 +442,11 @@ def cut_days(world: World, known_at: int) -> list[File]:
             is_first = delivered < new_york(session, days=1, hour=11)
             if (new_york(session, days=1, hour=11) if is_first else delivered) <= known_at:
                 kept.append(file)
+            continue
+        if file.feed == "binance_spot":
+            lines = [line for line in file.body.splitlines(keepends=True) if int(line.split()[0]) <= known_at]
+            if lines:
+                kept.append(replace(file, body=b"".join(lines)))
             continue
         if file.feed == "index_membership":
             header, *members = csv.reader(file.body.decode().splitlines())

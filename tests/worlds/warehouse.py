@@ -222,6 +222,55 @@ def _lone_rows(left: pa.Table, right: pa.Table, most: int = 3) -> list[str]:
     ]
 
 
+VERSIONED = {
+    "bars_1m": ("listing_id", "bar_start"),
+    "bars_1d": ("listing_id", "session_date"),
+    "macro_series": ("series_id", "observation_date"),
+    "universe": ("universe", "instrument_id", "valid_from"),
+    **{table: ("instrument_id", "session_date") for table in DAILY if table not in ("universe", "features_1d")},
+}
+"""The tables of research, and what tells one row from another at any time. features_1d is cut where they are."""
+
+
+def needless_versions(warehouse: Warehouse) -> list[str]:
+    """Versions of research's tables that say what the one before said, that overlap it, or that nobody ever saw."""
+    found = []
+    with warehouse.reader() as connection:
+        for table, key in VERSIONED.items():
+            columns = connection.execute(f"describe from research.{table}").fetchall()
+            unequal = [
+                f"abs({name} - before.{name}) > 1e-12 * greatest(abs({name}), abs(before.{name}))"
+                f" or ({name} is null) != (before.{name} is null)"
+                if kind == "DOUBLE"
+                else f"{name} is distinct from before.{name}"
+                for name, kind, *_ in columns
+                if name not in {*key, "known_from", "known_to", *COUNTERS}
+            ]
+            rows = connection.execute(
+                f"""
+                with several as (
+                    from research.{table}
+                    qualify count(*) over (partition by {", ".join(key)}) > 1 or known_to <= known_from
+                ),
+                versions as (
+                    select *, lag(v) over (partition by {", ".join(key)} order by known_from) as before
+                    from several as v
+                )
+                select {", ".join(key)}, known_from, case
+                    when known_to <= known_from then 'ends before it begins'
+                    when before.known_to is null or before.known_to > known_from then 'overlaps the one before'
+                    else 'says what the one before said'
+                end
+                from versions
+                where known_to <= known_from
+                    or (before is not null and coalesce(before.known_to > known_from, true))
+                    or (before.known_to = known_from and not coalesce({" or ".join(unequal)}, false))
+                """
+            ).fetchall()
+            found += [f"{table}: {row}" for row in rows]
+    return found
+
+
 def same(a: Any, b: Any) -> bool:
     """Whether two cells are equal; floats to 1e-12 relative."""
     if isinstance(a, float) and isinstance(b, float):
