@@ -268,8 +268,8 @@ def test_what_is_kept_and_what_is_refused(grown: Warehouse, tmp_path: Path, monk
         )
         assert grown.build().built
     assert answer(grown, header.version, header.known_at) == answer(grown, "paper", header.known_at) == before
-    last_one = client.published_version(grown.settings)
-    assert answer(grown, last_one, header.known_at)[1] != before[1], "the other code answers otherwise"
+    by_the_other_code = answer(grown, client.published_version(grown.settings), header.known_at)
+    assert by_the_other_code[1] != answer(grown, last, header.known_at)[1]
 
 
 def test_an_unfinished_head_is_not_compacted(grown: Warehouse) -> None:
