@@ -70,6 +70,10 @@ class _Known(msgspec.Struct):
     noted_at: str
 
 
+HEAD = msgspec.json.Decoder(_Head)
+_KNOWN = msgspec.json.Decoder(_Known)
+
+
 class Chain:
     """The chain of one partition, or of one hole in it. Not for use by several threads."""
 
@@ -170,7 +174,7 @@ class Chain:
 
     def _remembered(self) -> int | None:
         try:
-            head = msgspec.json.decode(self._store.get(self._head), type=_Head)
+            head = HEAD.decode(self._store.get(self._head))
             self.loaded_at = head.loaded_at
             return head.next
         except KeyError:
@@ -231,7 +235,7 @@ class Sources:
         if not names:
             return None
         try:
-            known = msgspec.json.decode(self._store.get(names[-1]), type=_Known)
+            known = _KNOWN.decode(self._store.get(names[-1]))
         except msgspec.MsgspecError as error:
             raise StreamError(
                 f"{self._store.uri(names[-1])} is damaged: {error}. Put it back from a copy of the ledger; if the "

@@ -125,8 +125,15 @@ def _days_since(cursor: str) -> list[str]:
     return [""] if days > MOST_DAYS else [f"{first + timedelta(days=number)}/" for number in range(days)]
 
 
-class _Pointer(msgspec.Struct):
+class Pointer(msgspec.Struct):
+    """What the log says of an entry."""
+
     key: str
+
+
+# Made here, before there are threads: msgspec's first look at a Struct in two of them at once ends the process.
+ENTRY = msgspec.json.Decoder(Entry)
+POINTER = msgspec.json.Decoder(Pointer)
 
 
 class Ledger:
@@ -138,7 +145,7 @@ class Ledger:
     def get(self, key: str) -> Entry | None:
         """Return an entry by its key, None if there is none."""
         try:
-            return msgspec.json.decode(self._store.get(f"{ENTRIES}{key}.json"), type=Entry)
+            return ENTRY.decode(self._store.get(f"{ENTRIES}{key}.json"))
         except KeyError:
             return None
 
@@ -181,11 +188,11 @@ class Ledger:
 
     def at(self, cursor: str) -> Entry | None:
         """Return the entry to which a pointer leads, None if it is not there (yet)."""
-        pointer = msgspec.json.decode(self._store.get(f"{LOG}{cursor}.json"), type=_Pointer)
+        pointer = POINTER.decode(self._store.get(f"{LOG}{cursor}.json"))
         return self.get(pointer.key)
 
     def _point(self, entry: Entry) -> int:
         now = time.time_ns()
         name = f"{LOG}{cursor_before(now)}-{entry.load_id}.json"
-        self._store.put_if_absent(name, msgspec.json.encode(_Pointer(entry.key)))
+        self._store.put_if_absent(name, msgspec.json.encode(Pointer(entry.key)))
         return now

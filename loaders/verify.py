@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from loaders.chain import HEADS, Source
-from loaders.ledger import ENTRIES, LOG, POINTER_LIFE, DataFile, Entry, Ledger, load_id
+from loaders.chain import HEAD, HEADS, Source
+from loaders.ledger import ENTRIES, LOG, POINTER, POINTER_LIFE, DataFile, Entry, Ledger, load_id
 from loaders.reading import THREADS, digest, file_system, in_threads, place
 from loaders.settings import Settings
 from loaders.store import open_store
@@ -148,14 +148,6 @@ class _Notes:
         self._connection.close()
 
 
-class _Pointer(msgspec.Struct):
-    key: str
-
-
-class _Head(msgspec.Struct):
-    next: int
-
-
 @dataclass(frozen=True)
 class _Checked:
     """One entry, None if it cannot be read, and what is wrong with it."""
@@ -218,7 +210,7 @@ class _Walk:
             if not self._is_asked_for(chain):
                 continue
             try:
-                head = msgspec.json.decode(self._store.get(name), type=_Head)
+                head = HEAD.decode(self._store.get(name))
             except msgspec.MsgspecError as error:
                 self._find(Finding("fault", name, f"cannot be read ({error})", "remove it, it is found again"))
             else:
@@ -399,7 +391,7 @@ class _Walk:
 
     def _read_pointer(self, name: str) -> tuple[str, str | None]:
         try:
-            return name, msgspec.json.decode(self._store.get(name), type=_Pointer).key
+            return name, POINTER.decode(self._store.get(name)).key
         except (KeyError, msgspec.MsgspecError):
             return name, None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,6 +53,16 @@ def test_of_several_commits_of_a_key_one_wins(store: LocalStore) -> None:
     kept = ledger.get("file/f/1")
     assert kept is not None
     assert won[kept.records]
+
+
+def test_no_structs_decoder_is_made_while_there_may_be_threads() -> None:
+    """msgspec's first look at a Struct from two threads at once ends the process, now and then.
+
+    So each module makes its decoders when it is imported.
+    """
+    package = Path(loaders.ledger.__file__).parents[1]
+    for path in (*package.glob("loaders/**/*.py"), *package.glob("market_data/**/*.py")):
+        assert not re.search(r"msgspec\.(json\.decode|convert)\(.*type=_?[A-Z]", path.read_text()), path.name
 
 
 def test_the_load_id_follows_from_the_key() -> None:
