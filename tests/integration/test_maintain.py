@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import duckdb
 import pyarrow as pa
 import pytest
-from worlds.code import other_code
 from worlds.warehouse import TABLES, Warehouse, differences
 
 import market_data
@@ -219,8 +218,8 @@ def answer(warehouse: Warehouse, version: int | str, known_at: market_data.Known
         return str(md.header(known_at)), bars, md.trades("BTCUSDT", known_at=known_at).arrow
 
 
-def test_what_is_kept_and_what_is_refused(grown: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backtest's header with its version pinned answers as before: after expiry, new loads, and by other code."""
+def test_what_is_kept_and_what_is_refused(grown: Warehouse) -> None:
+    """A backtest's header with its version pinned answers as before: after expiry, and after new loads."""
     there = versions(grown)
     assert len(there) > 6
     old, pinned, *_, last = there
@@ -260,16 +259,8 @@ def test_what_is_kept_and_what_is_refused(grown: Warehouse, tmp_path: Path, monk
     assert differences(tables[last], grown.tables()) == []
     assert answer(grown, "paper", header.known_at) == before
     add(grown, 50)
-    with monkeypatch.context() as patch:
-        other_code(
-            tmp_path,
-            patch,
-            {"macros/research/grid.sql": [("where known_from <= known_at", "where known_from < known_at")]},
-        )
-        assert grown.build().built
+    assert grown.build().built
     assert answer(grown, header.version, header.known_at) == answer(grown, "paper", header.known_at) == before
-    by_the_other_code = answer(grown, client.published_version(grown.settings), header.known_at)
-    assert by_the_other_code[1] != answer(grown, last, header.known_at)[1]
 
 
 def test_an_unfinished_head_is_not_compacted(grown: Warehouse) -> None:
