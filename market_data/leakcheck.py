@@ -388,7 +388,9 @@ class _Comparison:
 
     def count(self, answer: pa.Table, known_at: dt.datetime) -> int:
         self._connection.register("answer_rows", answer)
-        return len(self._connection.execute(f"select 1 from {self._rows('answer_rows', known_at)}").fetchall())
+        asked = f"select count(*) from {self._rows('answer_rows', known_at)}"
+        (rows,) = self._connection.execute(asked).fetchone() or (0,)
+        return int(rows)
 
     def _rows(self, rows: str, known_at: dt.datetime) -> str:
         """Those up to ``known_at``. An answer of versions, which are had when they become known, is cut as its inputs

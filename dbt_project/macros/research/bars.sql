@@ -131,59 +131,62 @@ trades as (
         {{ "and feeds.calendar != 'utc'" if of_minutes }}
 ),
 
--- What a bar is put together from, what each may set, and from which cell until which it is part of the bar.
+-- What a bar is put together from, and what each may set.
+pieces_said as (
+    select
+        listing_id,
+        period,
+        known_from,
+        known_to,
+        knowledge_lag,
+        {{ bar_end }} as bar_end,
+        {{ order }} as place,
+        case when sets_open_close then price end as open,
+        case when sets_high_low then price end as high,
+        case when sets_high_low then price end as low,
+        case when sets_open_close then price end as close,
+        case when sets_volume then size end as volume,
+        case when sets_volume then price * size end as dollar_volume,
+        sets_volume::bigint as trade_count,
+        case when sets_open_close then event_time end as first_trade_at,
+        case when sets_open_close then event_time end as last_trade_at
+    from trades
+    where {{ eligible }}
+    {%- if of_minutes %}
+    union all by name
+    select
+        minutes.listing_id,
+        touched.period,
+        minutes.known_from,
+        minutes.known_to,
+        calendar.knowledge_lag,
+        (touched.period + 1)::timestamp_ns as bar_end,
+        struct_pack(a := bar_start, b := -1::bigint, c := -1::hugeint, d := '', e := '', f := 0::double, g := 0::double) as place,
+        minutes.open,
+        minutes.high,
+        minutes.low,
+        minutes.close,
+        minutes.volume,
+        minutes.dollar_volume,
+        minutes.trade_count,
+        minutes.first_trade_at,
+        minutes.last_trade_at
+    from {{ ref(of_minutes) }} as minutes
+    inner join touched on minutes.listing_id = touched.listing_id and minutes.bar_start::date = touched.period
+    inner join (
+        select distinct venue, knowledge_lag from feeds where calendar = 'utc'
+    ) as calendar on minutes.venue = calendar.venue
+    where minutes.bar_source = 'trades' and {{ in_dates('minutes.bar_start', dates) }}
+    {%- endif %}
+),
+
+-- From which cell until which each is part of the bar.
 pieces as (
     select
         *,
         {{ cell_end('greatest(known_from, bar_end + knowledge_lag)') }} as shown_from,
         case when known_to is not null then {{ cell_end('greatest(known_to, bar_end + knowledge_lag)') }} end as shown_to
-    from (
-        select
-            listing_id,
-            period,
-            known_from,
-            known_to,
-            knowledge_lag,
-            {{ bar_end }} as bar_end,
-            {{ order }} as place,
-            case when sets_open_close then price end as open,
-            case when sets_high_low then price end as high,
-            case when sets_high_low then price end as low,
-            case when sets_open_close then price end as close,
-            case when sets_volume then size end as volume,
-            case when sets_volume then price * size end as dollar_volume,
-            sets_volume::bigint as trade_count,
-            case when sets_open_close then event_time end as first_trade_at,
-            case when sets_open_close then event_time end as last_trade_at
-        from trades
-        where {{ eligible }}
-        {%- if of_minutes %}
-        union all by name
-        select
-            minutes.listing_id,
-            touched.period,
-            minutes.known_from,
-            minutes.known_to,
-            calendar.knowledge_lag,
-            (touched.period + 1)::timestamp_ns as bar_end,
-            struct_pack(a := bar_start, b := -1::bigint, c := -1::hugeint, d := '', e := '', f := 0::double, g := 0::double) as place,
-            minutes.open,
-            minutes.high,
-            minutes.low,
-            minutes.close,
-            minutes.volume,
-            minutes.dollar_volume,
-            minutes.trade_count,
-            minutes.first_trade_at,
-            minutes.last_trade_at
-        from {{ ref(of_minutes) }} as minutes
-        inner join touched on minutes.listing_id = touched.listing_id and minutes.bar_start::date = touched.period
-        inner join (
-            select distinct venue, knowledge_lag from feeds where calendar = 'utc'
-        ) as calendar on minutes.venue = calendar.venue
-        where minutes.bar_source = 'trades' and {{ in_dates('minutes.bar_start', dates) }}
-        {%- endif %}
-    )
+    from pieces_said
 ),
 
 -- Most bars have all their pieces from one cell on, for ever: such a bar has one version.
@@ -213,9 +216,9 @@ cells as (
 ),
 
 trade_bars as (
-    select * exclude (has_one_version), 'trades' as bar_source from bars_of_all_pieces where has_one_version
+    select * exclude (has_one_version) from bars_of_all_pieces where has_one_version
     union all by name
-    select cells.listing_id, cells.period, cells.known_from, {{ bar_of_pieces() }}, 'trades' as bar_source
+    select cells.listing_id, cells.period, cells.known_from, {{ bar_of_pieces() }}
     from cells
     left join changing_pieces as pieces
         on cells.listing_id = pieces.listing_id
@@ -332,5 +335,6 @@ conditions as (
     coalesce(sum(trade_count), 0)::bigint as trade_count,
     min(first_trade_at) as first_trade_at,
     max(last_trade_at) as last_trade_at,
+    'trades' as bar_source,
     coalesce(bool_or(open is not null), false) as is_there
 {%- endmacro %}

@@ -1,55 +1,26 @@
 -- Both as known now, of the markets and lengths of which a vendor sends bars; each vendor's bar in the version that stands.
 with vendor_bars as (
     select
-        listing_id,
-        venue,
-        bar_interval,
+        *,
         {{ new_york_date('bar_start') }} as session_date,
-        case bar_interval when '1m' then bar_start end as minute_start,
-        open,
-        high,
-        low,
-        close,
-        volume
+        case bar_interval when '1m' then bar_start end as minute_start
     from {{ ref('bars') }}
     where known_to is null and bar_interval in ('1d', '1m')
 ),
 
-traded_bars as (
-    select
-        listing_id,
-        venue,
-        '1d' as bar_interval,
-        session_date,
-        null::timestamp_ns as minute_start,
-        open,
-        high,
-        low,
-        close,
-        volume
-    from {{ ref('bars_1d') }}
-    where known_to is null and bar_source = 'trades'
-    union all
-    select
-        listing_id,
-        venue,
-        '1m' as bar_interval,
-        {{ new_york_date('bar_start') }} as session_date,
-        bar_start as minute_start,
-        open,
-        high,
-        low,
-        close,
-        volume
+days_and_minutes as (
+    select *, '1d' as bar_interval from {{ ref('bars_1d') }}
+    union all by name
+    select *, '1m' as bar_interval, {{ new_york_date('bar_start') }} as session_date, bar_start as minute_start
     from {{ ref('bars_1m') }}
-    where known_to is null and bar_source = 'trades'
 ),
 
 -- A market whose vendor sends no bars of a length has nothing to be reconciled.
 bars as (
     select *
-    from traded_bars
+    from days_and_minutes
     semi join (select distinct venue, bar_interval from {{ ref('bars') }}) using (venue, bar_interval)
+    where known_to is null and bar_source = 'trades'
 ),
 
 side_by_side as (
