@@ -53,8 +53,9 @@ def load_file(feed: str, delivered_at: str | None, settings_given: tuple[str, ..
         mdp load file --feed alfred_observations --set series_id=GDP observations.json
 
     Hidden files are left out, and links that lead out of a directory are refused. Loading the same bytes
-    again changes nothing. A file that is broken, or not of this feed, is refused whole
-    and the others are loaded; the exit code is 1 then. `mdp build` turns what was loaded into tables.
+    again changes nothing. A file that is broken, or a table without any
+    column of this feed, is refused whole and the others are loaded; the exit code is 1 then. Other files of
+    another feed are loaded, and end in quarantine. `mdp build` turns what was loaded into tables.
     """
     attributes = _attributes(settings_given)
     try:
