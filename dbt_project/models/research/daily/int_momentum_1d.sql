@@ -23,21 +23,19 @@ indices as (
             session_seq,
             log_index := sum(coalesce(round(ln(gross_return) * 1e18)::hugeint, 0)) over so_far,
             breaks := count(*) filter (gross_return is null) over so_far
-        ) as here
+        ) as here,
+        count(r) over last_year as observations_252,
+        var_samp(r) over last_year as variance_252
     from returns
-    window so_far as (
-        partition by instrument_id, seen_at order by session_seq rows between unbounded preceding and current row
-    )
+    window
+        so_far as (
+            partition by instrument_id, seen_at order by session_seq rows between unbounded preceding and current row
+        ),
+        last_year as {{ last_sessions(252) }}
 ),
 
 looked_back as (
-    select
-        *,
-        {{ months_before([1, 3, 6, 12]) }},
-        count(r) over last_year as observations_252,
-        var_samp(r) over last_year as variance_252
-    from indices
-    window last_year as {{ last_sessions(252) }}
+    select *, {{ months_before([1, 3, 6, 12]) }} from indices
 ),
 
 momentum as (
