@@ -78,6 +78,7 @@ def main() -> None:
     mdp sql "from research.bars_1d_as_of('2024-05-01')"
     mdp status                                  what came when, what was quarantined, how fresh it is
     mdp doctor                                  whether the raw zone, the lake and Kafka can be used
+    mdp trace "from canonical.trades limit 1"   the raw record behind a row, and the file that holds it
     mdp quarantine list                         what cannot be used, and why
     mdp reprocess --feed binance_spot           read loads again that other code has read
     mdp connect                                 how to attach the lake from DuckDB, Python and BI tools
@@ -533,6 +534,37 @@ def sql(query: str, style: str | None, file: Path | None, version: str | None, r
         except duckdb.Error as error:
             fail(str(error))
     output.write(answer, screen, style=style, file=file, rows=rows)
+
+
+@main.command()
+@click.argument("query")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a row.")
+@click.option("--version", metavar="N", help="Ask a version that was published earlier: its number, or a pin's name.")
+@click.option("--rows", "most", type=click.IntRange(1), default=20, show_default=True, help="Rows to trace.")
+def trace(query: str, as_json: bool, version: str | None, most: int) -> None:
+    """Show the raw records that the rows of an answer come from, byte for byte, and the files that hold them; - reads the
+    question from standard input.
+
+    \b
+    mdp trace "select * from canonical.trades where symbol = 'AAPL' order by price desc limit 1"
+
+    The rows must have load_id, source_partition and source_position, as those of schema canonical have.
+    """
+    from market_data import connect as connect_client
+    from market_data import output
+    from market_data.trace import NotTraceableError, records
+
+    if query == "-":
+        query = sys.stdin.read()
+    with connect_client(version=_number_or_name(version)) as client:
+        try:
+            found = records(client, Settings.from_env(), query, most).arrow
+        except (duckdb.Error, NotTraceableError) as error:
+            fail(str(error))
+    if as_json or not found.num_rows:
+        output.show_rows(found, screen, as_json=as_json, nothing="the answer has no rows")
+    else:
+        output.show_traced(found, screen)
 
 
 @main.group(invoke_without_command=True)

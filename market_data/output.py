@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import duckdb
 import pyarrow as pa
@@ -76,19 +76,33 @@ def show_rows(rows: pa.Table, screen: Console, *, as_json: bool, nothing: str) -
 def show_quarantined(rows: pa.Table, screen: Console) -> None:
     """Show records that cannot be used, each with its place, what is wrong with it, and its text."""
     for row in rows.to_pylist():
-        place = ":".join(
-            str(row[name]) for name in ("source", "source_partition", "source_position") if row[name] is not None
-        )
+        _show_place(row, screen)
         again = ", may be read now" if row["may_be_read"] else ""
-        screen.print(
-            f"[bold]{escape(row['feed'])}[/bold] {escape(place)}  load {row['load_id']}",
-            soft_wrap=True,
-            highlight=False,
-        )
         said = f"{row['reason']}: {row['detail'] or ''}{again}"
         screen.print(f"  [red]{escape(said)}[/red]", soft_wrap=True, highlight=False)
         text = row["record"] or ""
         screen.print(f"  {escape(text[:LONGEST])}{'…' if len(text) > LONGEST else ''}", soft_wrap=True, highlight=False)
+
+
+def show_traced(rows: pa.Table, screen: Console) -> None:
+    """Show the records that rows come from, each with its place, the objects that hold it, and its whole text."""
+    for row in rows.to_pylist():
+        _show_place(row, screen)
+        for name in ("raw_object", "original_file", "record"):
+            if row[name] is not None:
+                screen.print(f"  {name:<13}  {escape(row[name])}", soft_wrap=True, highlight=False)
+        if row["record"] is None:
+            screen.print(
+                "  [red]the raw zone has no such record; `mdp verify` says what is amiss[/red]", soft_wrap=True
+            )
+
+
+def _show_place(row: dict[str, Any], screen: Console) -> None:
+    place = ":".join(
+        str(row[name]) for name in ("source", "source_partition", "source_position") if row[name] is not None
+    )
+    named = f"[bold]{escape(row['feed'] or 'no feed')}[/bold] {escape(place)}  load {row['load_id']}"
+    screen.print(named, soft_wrap=True, highlight=False)
 
 
 def _copy(rows: pa.Table, options: str) -> None:

@@ -7,7 +7,11 @@ mdp demo (a subprocess, its own HOME) ── what it says ──┐
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -58,6 +62,12 @@ class Demo:
             lake=str(self.place / "lake.sqlite"),
             lake_data=str(self.place / "lake_data"),
         )
+
+    @property
+    def places(self) -> dict[str, str]:
+        """What names the demo's warehouse, for a process or a client."""
+        settings = self.settings
+        return {"MDP_RAW": settings.raw, "MDP_LAKE": settings.lake, "MDP_LAKE_DATA": settings.lake_data}
 
     def commands(self) -> list[str]:
         """The lines below "What to try next"."""
@@ -250,6 +260,25 @@ def test_a_directory_that_is_not_the_demos_is_left_alone(demo: Demo) -> None:
     assert (foreign / "lake.sqlite").read_text() == "mine"
 
 
+def test_the_page_on_lineage_says_where_numbers_come_from(demo: Demo) -> None:
+    """Its commands, run as they stand there: the records that they lead to, in the files that they name."""
+    page = (REPOSITORY / "docs" / "lineage.md").read_text()
+    (bar,) = re.findall(r"^```sql\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    shown = []
+    for command in re.findall(r"^mdp (trace .*)$", page, flags=re.MULTILINE):
+        done = subprocess.run(
+            [MDP, *shlex.split(command.partition(" <")[0]), "--json"],
+            env=demo.env | demo.places, input=bar, capture_output=True, encoding="utf-8", check=True,
+        )  # fmt: skip
+        shown.append([json.loads(line) for line in done.stdout.splitlines()])
+    vintages, trades = shown
+    assert [json.loads(row["record"])["value"] for row in vintages] == ["24198.635", "24147.885"]
+    assert all(row["record"] in page for row in vintages[:1])
+    file = gzip.decompress(Path(trades[0]["original_file"]).read_bytes()).decode().splitlines()
+    for row in trades:
+        assert ",".join(json.loads(row["record"]).values()) == file[row["source_position"]].replace('"', "")
+
+
 @pytest.mark.long
 def test_starting_afresh_removes_only_what_the_demo_made(tmp_path: Path) -> None:
     (tmp_path / "world").mkdir()
@@ -266,12 +295,8 @@ def test_starting_afresh_removes_only_what_the_demo_made(tmp_path: Path) -> None
 def test_the_tutorial_answers_as_its_page_says(demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's cells, run in turn; MDP_WRITE_DOCS=1 writes what they print, and their pictures, into docs/."""
     page = REPOSITORY / "docs" / "tutorial.md"
-    for name, value in (
-        ("RAW", demo.settings.raw),
-        ("LAKE", demo.settings.lake),
-        ("LAKE_DATA", demo.settings.lake_data),
-    ):
-        monkeypatch.setenv(f"MDP_{name}", value)
+    for name, value in demo.places.items():
+        monkeypatch.setenv(name, value)
     place = page.parent if os.environ.get("MDP_WRITE_DOCS") == "1" else tmp_path
     for cell in pages.run(page, place):
         assert cell.printed == cell.stated, f"{page.name}, line {cell.line}"

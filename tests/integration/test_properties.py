@@ -10,6 +10,7 @@ MDP_TEST_SEED draws other worlds; `-m long` draws many.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime as dt
 import io
@@ -29,7 +30,7 @@ from worlds.adversarial import World, draw, files_of
 from worlds.reference import Expected, File, Record, Version, alike, expect, new_york
 from worlds.warehouse import TABLES, Warehouse, differences, read_sorted
 
-from market_data import client
+from market_data import client, trace
 
 SEED = int(os.environ.get("MDP_TEST_SEED", "1"))
 COUNTS = {"binance": 14, "massive": 12, "alfred": 10, "membership": 8}
@@ -231,6 +232,30 @@ def vendor_record(file: File, position: int) -> Any:
     lines = file.body.decode().splitlines()
     fields = next(csv.reader([lines[position]]))
     return fields if len(fields) == len(next(csv.reader([lines[0]]))) else lines[position].encode()
+
+
+@pytest.mark.parametrize("table", [*COLUMNS, "quarantine"])
+def test_a_trace_shows_the_vendors_record_and_file(batch: Batch, table: str) -> None:
+    """Redeliveries, broken records and all: the text that the vendor sent, and the file that the row's load delivered."""
+    with client.connect(batch.warehouse.settings) as reader:
+        rows = f"select * from canonical.{table} where source_position is not null"
+        asked, traced = (
+            found.arrow for found in (reader.sql(rows), trace.records(reader, batch.warehouse.settings, rows, 10**6))
+        )
+    assert len(asked) and traced.select(trace.PLACE).equals(asked.select(trace.PLACE))
+    for row in traced.to_pylist():
+        file, where = batch.files[batch.loads[row["load_id"]]], str(row)
+        sent = vendor_record(file, row["source_position"])
+        shown = list(json.loads(row["record"]).values()) if isinstance(sent, list) else row["record"]
+        assert shown == (sent if isinstance(sent, list) else text_of(sent)), where
+        assert Path(row["original_file"]).read_bytes() == file.body, where
+
+
+def text_of(payload: bytes) -> str:
+    """As DuckDB writes bytes: those that are UTF-8 as text, others with their number."""
+    with contextlib.suppress(UnicodeDecodeError):
+        return payload.decode()
+    return "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02X}" for byte in payload)
 
 
 @pytest.mark.parametrize("table", COLUMNS)

@@ -38,7 +38,7 @@ from loaders.seal import Outcome, SealError, folder_of, seal
 from loaders.segments import Load, SegmentWriter
 from loaders.store import Store, open_store
 from loaders.times import day, iso, parse_time
-from market_data import bookkeeping, lake, publishing
+from market_data import bookkeeping, connect, lake, publishing, trace
 
 if TYPE_CHECKING:
     from conftest import KafkaServer
@@ -144,6 +144,17 @@ def verified(warehouse: Warehouse) -> list[str]:
     return [str(finding) for finding in findings]
 
 
+def traced_trades(warehouse: Warehouse) -> list[str]:
+    """The records of all trades, each that of its trade."""
+    trades = "from canonical.trades order by listing_id, trade_id"
+    with connect(warehouse.settings) as client:
+        asked, traced = client.sql(trades).arrow, trace.records(client, warehouse.settings, trades, 10_000).arrow
+    records = traced["record"].to_pylist()
+    assert [str(json.loads(record)["data"]["t"]) for record in records] == asked["trade_id"].to_pylist()
+    assert traced["original_file"].null_count == len(asked), "a stream has no file"
+    return records
+
+
 def equal_after(warehouse: Warehouse, before: dict[str, pa.Table]) -> None:
     """A full refresh gives the same tables, and the raw zone is whole."""
     warehouse.build(full_refresh=True)
@@ -182,8 +193,8 @@ def test_a_day_becomes_a_file_an_instrument(warehouse: Warehouse) -> None:
 @pytest.mark.long
 def test_a_full_refresh_is_equal_after_the_seal_and_after_the_removal(warehouse: Warehouse, clock: list[int]) -> None:
     warehouse.build()
-    before = warehouse.tables()
-    assert before["canonical.trades"].num_rows and before["canonical.quarantine"].num_rows
+    before, records = warehouse.tables(), traced_trades(warehouse)
+    assert records and before["canonical.quarantine"].num_rows
     sealed(warehouse)
     assert not warehouse.build().built, "a seal alone is nothing new"
     equal_after(warehouse, before)
@@ -191,6 +202,7 @@ def test_a_full_refresh_is_equal_after_the_seal_and_after_the_removal(warehouse:
     assert statuses(sealed(warehouse)) == ["removed"]
     assert open_files(warehouse) == []
     equal_after(warehouse, before)
+    assert traced_trades(warehouse) == records
     assert statuses(sealed(warehouse)) == []
 
 
@@ -492,6 +504,8 @@ def test_a_seal_beside_loaders_and_a_build(tmp_path: Path, kafka_server: KafkaSe
     )
     assert warehouse.ask("select bool_and(is_conserved) from observability.conservation") == [(True,)]
     assert verified(warehouse) == []
+    # A row leads to its record, whether that is in a loader's file, a sealed one, or one that was sealed and removed.
+    assert len(traced_trades(warehouse)) == 1_700
 
 
 class Killed(BaseException):
