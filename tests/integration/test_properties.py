@@ -236,7 +236,7 @@ def vendor_record(file: File, position: int) -> Any:
 
 @pytest.mark.parametrize("table", [*COLUMNS, "quarantine"])
 def test_a_trace_shows_the_vendors_record_and_file(batch: Batch, table: str) -> None:
-    """Redeliveries, broken records and all: the text that the vendor sent, and the file that the row's load delivered."""
+    """Redeliveries, broken records and all: the text that the vendor sent, and the file that was delivered."""
     with client.connect(batch.warehouse.settings) as reader:
         rows = f"select * from canonical.{table} where source_position is not null"
         asked, traced = (
