@@ -542,7 +542,7 @@ def sql(query: str, style: str | None, file: Path | None, version: str | None, r
 @click.option("--version", metavar="N", help="Ask a version that was published earlier: its number, or a pin's name.")
 @click.option("--rows", "most", type=click.IntRange(1), default=20, show_default=True, help="Rows to trace.")
 def trace(query: str, as_json: bool, version: str | None, most: int) -> None:
-    """Show the raw records that the rows of an answer come from, and the files that hold them; - reads the question from
+    """Show the raw records that the rows of an answer come from, and what holds them; - reads the question from
     standard input.
 
     \b
