@@ -18,8 +18,10 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ import pyarrow as pa
 
 from loaders.files import Outcome, load
 from loaders.settings import Settings
-from market_data import client, fingerprints, lake
+from market_data import client, fingerprints, lake, releases
 from market_data.build import Outcome as BuildOutcome
 from market_data.build import build
 
@@ -56,6 +58,8 @@ DAILY = (
 RESEARCH = ("bars_1m", "bars_1d", "macro_series", *DAILY)
 MASTERS = ("symbology", "instruments")
 SNAPSHOTS = ("ticker_changes", "figi_listings")
+JOINED = ("research.features_1d",)
+"""Views of other tables, of which `mdp releases` names those."""
 COUNTERS = {"load_seq", "build_seq", "loaded_at"}
 TABLES = (
     *(f"canonical.{table}" for table in (*CANONICAL, "book_snapshots", "quarantine")),
@@ -193,6 +197,32 @@ def read_sorted(connection: duckdb.DuckDBPyConnection, relation: str) -> pa.Tabl
 def differences(left: Mapping[str, pa.Table], right: Mapping[str, pa.Table]) -> list[str]:
     """What tells two warehouses apart, table by table; nothing where they are equal."""
     return [f"{name}: {what}" for name in left for what in table_differences(left[name], right[name])]
+
+
+def told_wrongly(warehouse: Warehouse, last: int = 1) -> list[str]:
+    """What `mdp releases` says of the last versions, and their rows and those of the kept versions before do not."""
+    with lake.open_version(warehouse.settings, None) as connection:
+        found = releases.published(connection, last + 1)
+    wrong = []
+    for version, before in pairwise(found):
+        for name in (name for name in TABLES if name.startswith(("canonical.", "research.")) and name not in JOINED):
+            now, then = (_rounded(warehouse.tables([name], version=one.version)[name]) for one in (version, before))
+            came, went = (now - then).total(), (then - now).total()
+            told = version.changes.get(name, releases.Change(0, 0, 0))
+            if (told.added - told.removed, told.revised) != (came - went, min(came, went)) and not told.is_new:
+                wrong.append(
+                    f"{name} of {version.version} after {before.version}: {told}, but {came} came, {went} went"
+                )
+    return wrong
+
+
+def _rounded(table: pa.Table) -> Counter[str]:
+    """The rows, so that those are equal whose numbers are to 1e-12 relative."""
+
+    def told(cell: Any) -> str:
+        return f"{cell:.11g}" if isinstance(cell, float) else repr(cell)
+
+    return Counter(str({name: told(cell) for name, cell in row.items()}) for row in table.to_pylist())
 
 
 def table_differences(left: pa.Table, right: pa.Table) -> list[str]:
