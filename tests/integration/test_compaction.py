@@ -398,13 +398,16 @@ def test_releases_tell_of_rows_that_went_from_a_file_in_turns(lake_of_all: Lake)
             connection.execute(
                 f"insert into {BARS} select {first}, '2024-01-01', -i, [] from range({more}) as numbers (i)"
             )
-            lake_of_all.publish(connection)
+            # What the version was, the feed that begins with it tells too.
+            version = publishing.publish_again(connection, lake_of_all.settings)
+            lake_of_all.versions[version] = rows_of(connection, version)
     assert list(lake_of_all.told().values())[:3] == [Change(1, 2, 0), Change(0, 1, 1), Change(28, 0, 0)]
 
 
 SUMS = [
     ("update {bars} set value = value * (1 + 3e-16) where key in (1, 2)", None),
     ("delete from {bars} where key = 4; insert into {bars} values (4, '2024-01-01', null, null)", None),
+    ("update {bars} set value = 7 where key = 1; update {bars} set value = 0.3 where key = 1", None),
     ("update {bars} set value = value * (1 + 2e-12) where key in (1, 2)", (0, 2, 0)),
     ("update {bars} set value = 1e-300 where key = 3", (0, 1, 0)),
     ("update {bars} set value = null where key = 1", (0, 1, 0)),
@@ -422,7 +425,32 @@ def test_releases_count_no_row_that_a_sum_in_another_order_made(lake_of_all: Lak
         connection.execute(f"insert into {BARS} select key, '2024-01-01', value, null from (values {values}")
         lake_of_all.publish(connection)
         for statements, change in SUMS:
-            connection.execute(f"begin; {statements.format(bars=BARS)}; commit")
+            connection.execute(statements.format(bars=BARS))
             lake_of_all.publish(connection)
             (told,) = releases.published(connection, 1)
             assert told.changes.get("research.bars") == (Change(*change) if change else None), statements
+
+
+def test_releases_tell_new_loads_from_those_read_again_and_from_refusals(lake_of_all: Lake) -> None:
+    """By what each version has read: all are entered before the first of them is."""
+    entered = ["loaded", "refused", "loaded", "loaded", "sealed", "loaded"]
+    with lake_of_all.writer() as connection:
+        outcomes = ", ".join(f"({number}, '{outcome}')" for number, outcome in enumerate(entered, start=1))
+        connection.execute(
+            "insert into lake.observability.loads (load_seq, load_id, outcome)"
+            f" select number, 'load ' || number, outcome from (values {outcomes}) as entered (number, outcome)"
+        )
+
+        def publish(last: int) -> None:
+            connection.execute(f"insert into lake.observability.progress values ('a_model', {last}, '')")
+            lake_of_all.publish(connection)
+
+        publish(3)
+        publish(6)
+        connection.execute("update lake.observability.loads set load_seq = load_seq + 6 where load_seq in (1, 4)")
+        connection.execute(
+            "insert into lake.observability.loads (load_seq, load_id, outcome) values (11, 'n', 'loaded')"
+        )
+        publish(11)
+        told = [(one.loads, one.read_again, one.refused) for one in releases.published(connection, 3)]
+    assert told == [(1, 2, 0), (2, 0, 0), (2, 0, 1)]
