@@ -162,7 +162,7 @@ def test_a_backlog_is_built_in_slices(tmp_path: Path, monkeypatch: pytest.Monkey
             in_step.append(trades == in_bars)
     assert in_step == [False, False, True, False, True]
     assert (outcome.new_loads, outcome.quarantined) == (5, 0)
-    with sliced.reader() as connection:
+    with lake.open_version(sliced.settings, None) as connection:
         told = [(one.loads, one.read_again) for one in published(connection, 10)]
     assert told == [(1, 0)] * 5 + [(0, 0)], "each slice's own, though all were entered with the first"
     assert differences(whole.tables(TABLES), sliced.tables(TABLES)) == []
