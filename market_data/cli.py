@@ -579,9 +579,11 @@ def releases(context: click.Context, as_json: bool, last: int) -> None:
     mdp releases pin paper-2024             keep the last published version for ever, under a name
     mdp releases pin paper-2024 --version 48
 
-    Of each table the rows added and revised since the kept version before. A revised row was there and says something
-    else now: as a rule since when it is not current any more, for a new version follows it. A view is told by the
-    stored rows that it shows, features_1d by those of the daily tables that it joins.
+    Of each version the loads that are new since the kept version before, those that were read again, and the files that
+    were refused; of each table the rows added and revised. A revised row was there and says something else now: as a
+    rule since when it is not current any more, for a new version follows it. Numbers that differ by less than one part
+    in 10¹² are equal. A view is told by the stored rows that it shows, features_1d by those of the daily tables that it
+    joins.
     """
     if context.invoked_subcommand is not None:
         return

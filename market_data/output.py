@@ -223,10 +223,15 @@ def show_releases(found: list[Published], screen: Console, *, as_json: bool) -> 
         _literal(
             screen,
             f"version {release.version}, published {release.published_at:%Y-%m-%d %H:%M:%S} UTC,"
-            f" {_count(release.loads, 'new load')}, code {release.code_fingerprint}{pins}",
+            f" {_told_loads(release)}, code {release.code_fingerprint}{pins}",
         )
         for table, change in release.changes.items():
             _literal(screen, f"  {table:<32} {_told(change)}")
+
+
+def _told_loads(release: Published) -> str:
+    others = ((release.read_again, "read again"), (release.refused, "refused"))
+    return ", ".join([_count(release.loads, "new load"), *(f"{number:,} {what}" for number, what in others if number)])
 
 
 def show_leaks(report: Report, screen: Console, *, as_json: bool, rows: int) -> None:

@@ -23,11 +23,9 @@ from market_data.names import unknown
 
 PINS = "create table if not exists lake.observability.pins (name varchar, version bigint)"
 _METADATA = "__ducklake_metadata_lake"
-_NO_CONTENT = (
-    *("snapshot_id", "rowid", "change_type", "build_seq", "load_seq", "is_last"),
-    *("first_event_time", "last_event_time"),
-)
-"""Columns of the change feed, and of stored tables, that say nothing of what is known."""
+_NO_CONTENT = ("build_seq", "load_seq", "is_last", "first_event_time", "last_event_time")
+"""Columns of stored tables that say nothing of what is known."""
+_NUMBERS = ("DOUBLE", "FLOAT")
 _PAIRS = "feed in (select feed from lake.reference.feeds where asset_class = 'crypto')"
 _PARTS = {
     "canonical.book_snapshots": {"int_book_snapshots": "true"},
@@ -71,7 +69,11 @@ class Published:
     published_at: dt.datetime
     """UTC."""
     loads: int
-    """How many loads it took in since the kept version before."""
+    """How many loads it has read that the kept version before had not."""
+    read_again: int
+    """How many that the one before had, and that were read again since (market_data/reprocessing.py)."""
+    refused: int
+    """How many files were refused since; they are no loads."""
     code_fingerprint: str
     pins: tuple[str, ...] = ()
     changes: dict[str, Change] = field(default_factory=dict)
@@ -172,13 +174,38 @@ def published(connection: duckdb.DuckDBPyConnection, last: int) -> list[Publishe
         Published(
             version,
             published_at,
-            loads - (before[2] or 0),
+            *_loads(connection, before[0], before[2], version, last_load),
             code,
             names.get(version, ()),
             dict(_changes(connection, before[0], version)),
         )
-        for (version, published_at, loads, code), before in pairwise([*rows, before_all])
-    ][:last]
+        for (version, published_at, last_load, code), before in list(pairwise([*rows, before_all]))[:last]
+    ]
+
+
+def _loads(
+    connection: duckdb.DuckDBPyConnection, before: int | None, last_before: int, version: int, last: int
+) -> tuple[int, int, int]:
+    """How many loads are new, were read again (they have new numbers), and how many files were refused, since before.
+
+    Entries after the ``last`` that a version has read are not its own yet.
+    """
+    known = "select load_id from lake.observability.loads"
+    known += " where false" if before is None else f" at (version => {before}) where load_seq <= {last_before}"
+    ((new, again, refused),) = connection.execute(
+        f"""
+        select
+            count(*) filter (outcome = 'loaded' and not is_known),
+            count(*) filter (outcome = 'loaded' and is_known),
+            count(*) filter (outcome = 'refused')
+        from (
+            select outcome, load_id in ({known}) as is_known
+            from lake.observability.loads at (version => {version})
+            where load_seq > {last_before} and load_seq <= {last}
+        )
+        """
+    ).fetchall()
+    return new, again, refused
 
 
 @dataclass(frozen=True)
@@ -287,29 +314,64 @@ def _tables(connection: duckdb.DuckDBPyConnection, version: int) -> dict[str, di
 
 
 def _between(connection: duckdb.DuckDBPyConnection, stored: _Stored, before: int, version: int) -> Change | None:
-    """What changed in a table that stood: rows that came and went again, and those made anew alike, are no change."""
+    """What changed in a table that stood: rows that came and went again, and those made anew alike, are no change.
+
+    Alike are two rows whose numbers differ by no more than sums do that were made in another order (docs/time.md).
+    """
+    facts, numbers = _content(connection, stored, version)
     place = f"{lake.quoted(stored.schema)}, {lake.quoted(stored.table)}"
-    feed = f"ducklake_table_changes('lake', {place}, {before}, {version})"
-    # The feed begins a version too early, since the snapshot after it may have expired.
+    # The feed begins a version too early, since the snapshot after it may have expired; what it says of that one weighs
+    # nothing. A condition instead would pass over files of deletions, which are put down to the first one in them.
     came, went = connection.execute(
         f"""
-        with changed as (
-            select
-                columns(name -> name not in {_NO_CONTENT}),
-                sum(if(change_type in ('insert', 'update_postimage'), 1, -1)) as balance
-            from {feed}
-            where snapshot_id > {before} and {stored.shown}
+        with moved as (
+            select 1 as weight, snapshot_id, *
+            from ducklake_table_insertions('lake', {place}, {before}, {version})
+            union all
+            select -1 as weight, snapshot_id, *
+            from ducklake_table_deletions('lake', {place}, {before}, {version})
+        ),
+
+        changed as (
+            select {", ".join([*facts, *numbers])}, sum(if(snapshot_id > {before}, weight, 0))::bigint as balance
+            from moved
+            where {stored.shown}
             group by all
+            having balance != 0
+        ),
+
+        pairs as (
+            select
+                sum(greatest(balance, 0)) as came,
+                sum(greatest(-balance, 0)) as went,
+                {" and ".join(["came = 1", "went = 1", *map(_is_alike, numbers)])} as is_alike
+            from changed
+            group by {", ".join(facts)}
         )
 
-        select coalesce(sum(balance) filter (balance > 0), 0), -coalesce(sum(balance) filter (balance < 0), 0)
-        from changed
+        select coalesce(sum(came), 0), coalesce(sum(went), 0) from pairs where not is_alike
         """
     ).fetchall()[0]
     if not came and not went:
         return None
     revised = min(came, went)
     return Change(int(came - revised), int(revised), int(went - revised))
+
+
+def _content(connection: duckdb.DuckDBPyConnection, stored: _Stored, version: int) -> tuple[list[str], list[str]]:
+    """The columns that say what is known, as identifiers: those that are equal or not, among them lists and maps, whose
+    numbers are no sums, and the numbers that may be close."""
+    columns = connection.execute(f"describe select * from {stored.name} at (version => {version})").fetchall()
+    kinds = {lake.identifier(name): kind for name, kind, *_ in columns if name not in _NO_CONTENT}
+    numbers = [name for name, kind in kinds.items() if kind in _NUMBERS]
+    return [name for name in kinds if name not in numbers], numbers
+
+
+def _is_alike(number: str) -> str:
+    """Whether a column's two numbers do not differ, by the rule of dbt_project/macros/research/grid.sql."""
+    most, least = f"max({number})", f"min({number})"
+    is_close = f"{most} - {least} <= 1e-12 * greatest(abs({most}), abs({least}))"
+    return f"count({number}) != 1 and coalesce({most} = {least} or {is_close}, true)"
 
 
 def _count(connection: duckdb.DuckDBPyConnection, stored: _Stored, version: int) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ PER_FEED = """
 with loaded as (
     select feed, count(*) as loads, sum(records) as records, max(loaded_at) as last_loaded_at
     from lake.observability.loads
-    where outcome = 'loaded'
+    where outcome = 'loaded' and load_seq <= (select max(load_seq) from lake.observability.progress)
     group by feed
 ),
 
@@ -75,6 +76,7 @@ class FeedStatus:
     feed: str
     loads: int
     refused: int
+    """Files that were refused, also since that version."""
     records: int
     quarantined: int
     is_conserved: bool
@@ -90,7 +92,7 @@ class Overview:
     version: int | None
     feeds: list[FeedStatus]
     waiting: int
-    """Ledger entries that the version has not taken in."""
+    """Loads that the version has not read."""
     is_unfinished: bool
     """Whether the last run failed or is under way."""
     kafka: Lags
@@ -109,19 +111,26 @@ def overview(settings: Settings) -> Overview:
     try:
         version = published_version(settings)
     except NotPublishedError as error:
-        waiting = sum(entry is not None for _, entry in Ledger(open_store(settings.raw, settings.s3)).since(None))
+        ledger = Ledger(open_store(settings.raw, settings.s3))
+        waiting = sum(entry is not None and entry.outcome == "loaded" for _, entry in ledger.since(None))
         return Overview(None, [], waiting, is_unfinished=False, kafka=behind, note=str(error), live=alive)
     with lake.open_version(settings, version) as connection:
         rows = connection.execute(PER_FEED).fetchall()
-        # A refusal alone makes no new version (market_data/build.py).
         read_otherwise = bookkeeping.read_otherwise(connection)
-        waiting = sum(entry.outcome == "loaded" for _, entry in bookkeeping.unseen_entries(connection, settings))
+        unseen = Counter((entry.feed, entry.outcome) for _, entry in bookkeeping.unseen_entries(connection, settings))
+        waiting = publishing.loaded_since(connection, publishing.last_processed(connection))
+    waiting += sum(count for (_, outcome), count in unseen.items() if outcome == "loaded")
+    # A refusal alone makes no new version (market_data/build.py).
+    refused_since = {feed: count for (feed, outcome), count in unseen.items() if outcome == "refused"}
+    known = {feed for feed, *_ in rows}
+    rows += [(feed, 0, 0, 0, 0, True, None, None) for feed in sorted(refused_since) if feed not in known]
     objectives = {name: feed.row["freshness_minutes"] for name, feed in load_registry().items()}
     feeds = []
     for feed, loads, refused, records, quarantined, conserved, last, age in rows:
         objective = objectives.get(feed)
         is_late = bool(age and objective and age > 60 * int(objective))
-        feeds.append(FeedStatus(feed, loads, refused, records, quarantined, conserved, last, age, is_late))
+        all_refused = refused + refused_since.get(feed, 0)
+        feeds.append(FeedStatus(feed, loads, all_refused, records, quarantined, conserved, last, age, is_late))
     writer = lock.holder(settings)
     with lake.open_version(settings, None) as head:
         is_unfinished = publishing.last_event(head) in publishing.UNFINISHED
@@ -186,7 +195,7 @@ def _show_feeds(found: Overview, screen: Console) -> None:
         )
     screen.print(table)
     if found.waiting:
-        screen.print(f"{found.waiting} ledger entries are not in this version yet: `mdp build` takes them in")
+        screen.print(f"{found.waiting} loads are not in this version yet: `mdp build` takes them in")
     if found.read_otherwise:
         screen.print(told_read_otherwise(found.read_otherwise), soft_wrap=True)
     if found.is_unfinished:

@@ -292,7 +292,7 @@ class Making:
             log = self.settings.state_dir / "logs" / "dbt.log"
             raise DemoError(f"the build failed: {error} (log: {log})") from error
         text = (
-            f"{outcome.new_loads} new ledger entries, all tests passed: version {outcome.version} published"
+            f"{outcome.new_loads} new loads, all tests passed: version {outcome.version} published"
             if outcome.built
             else f"nothing new: version {outcome.version} stands"
         )

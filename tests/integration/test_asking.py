@@ -23,7 +23,7 @@ from worlds.small_research import CORRECTED, LAST_OF_DOWN, SPLIT, close_of, load
 from worlds.warehouse import Warehouse
 
 import market_data
-from market_data import cli, client, lake, leakcheck, publishing, releases
+from market_data import cli, client, lake, leakcheck, publishing, releases, status
 from market_data.build import Outcome
 
 UP, DOWN = "us_equities:UP", "us_equities:DOWN"
@@ -32,11 +32,17 @@ NAMES = ["bars_1d.close", "bars_1d.volume", "macro_series.GDP", "macro_series.GD
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Warehouse, list[Outcome]]:
-    """Published twice: with the first twelve sessions, and with all of them. Tests may pin, and load nothing."""
+    """Published twice: with the first twelve sessions, and with all of them. Tests may pin, and load nothing.
+
+    A broken file came before the first version, and is refused again before the second.
+    """
     warehouse = Warehouse(tmp_path_factory.mktemp("asking"), from_nothing=True)
     outcomes = []
+    broken = warehouse.root / "massive_splits_2024-06-01.json"
+    broken.write_text('{"results": [')
     for until in (12, 30):
         load(warehouse, warehouse.root / "files", until=until)
+        assert warehouse.load(broken, "massive_splits").status == "refused"
         outcomes.append(warehouse.build())
     return warehouse, outcomes
 
@@ -317,9 +323,15 @@ def test_releases_say_what_changed(world: tuple[Warehouse, list[Outcome]]) -> No
     }  # fmt: skip
     assert oldest["changes"]["research.bars_1d"] == {"added": before, "revised": 0, "removed": 0, "is_new": True}
     assert "canonical.trades" not in newest["changes"]
-    assert newest["loads"] == second.new_loads
+    assert [(one["loads"], one["read_again"], one["refused"]) for one in (newest, oldest)] == [
+        (second.new_loads, 0, 1), (first.new_loads, 0, 1)
+    ]  # fmt: skip
+    found = status.overview(warehouse.settings)
+    assert sum(feed.loads for feed in found.feeds) == first.new_loads + second.new_loads
+    assert sum(feed.refused for feed in found.feeds) == 2
     assert (newest["pins"], oldest["pins"]) == ([], ["audit"])
-    assert "research.bars_1d" in mdp(warehouse, "releases", "--last", "1").stdout
+    said = mdp(warehouse, "releases", "--last", "1").stdout
+    assert f", {second.new_loads} new loads, 1 refused, code " in said and "research.bars_1d" in said
     # Maintenance expires what lies between; what changed is told all the same.
     with lake.open_for_writing(warehouse.settings) as connection:
         between = list(range(first.version + 1, second.version))

@@ -2,6 +2,7 @@
 
 random steps: builds that are published, fail or are killed; compactions, published or not; maintenance
      └── after each: the head and every version that is kept have the rows that they had
+         └── in the end: `mdp releases` says of each what tells its rows from those of the kept version before
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,7 +30,8 @@ from click.testing import CliRunner
 from loaders import failpoints
 from loaders.settings import Settings
 from loaders.store import LocalStore, StoreError
-from market_data import bookkeeping, cli, lake, lock, maintenance, publishing
+from market_data import bookkeeping, cli, lake, lock, maintenance, publishing, releases
+from market_data.releases import Change
 
 SEED = int(os.environ.get("MDP_TEST_SEED", "1"))
 TABLES = ("research.bars", "versioned.facts")
@@ -143,6 +146,22 @@ class Lake:
             events = connection.execute("select happened_at from lake.observability.runs order by rowid").fetchall()
             assert events == sorted(events)
 
+    def told(self) -> dict[int, Change | None]:
+        """What `mdp releases` says of the bars of each kept version."""
+        with self.writer() as connection:
+            found = releases.published(connection, len(self.versions))
+        return {one.version: one.changes.get("research.bars") for one in found}
+
+    def check_told(self) -> None:
+        """For every version but the first that is kept, by the rows of it and of the one before."""
+        told = self.told()
+        for before, version in pairwise(sorted(self.versions)):
+            now, then = (self.versions[one]["research.bars"] for one in (version, before))
+            came, went = (now - then).total(), (then - now).total()
+            revised = min(came, went)
+            change = Change(came - revised, revised, went - revised) if came or went else None
+            assert told[version] == change, f"version {version} after {before}"
+
 
 def rows_of(connection: duckdb.DuckDBPyConnection, version: int | None) -> Rows:
     at = "" if version is None else f"at (version => {version})"
@@ -180,8 +199,10 @@ def test_every_kept_version_keeps_its_rows(tmp_path: Path, seed: int) -> None:
             except (AssertionError, duckdb.Error) as error:
                 raise AssertionError(f"seed {seed}, after {' > '.join(told)}") from error
         made.step("build")
+        made.check_told()
         made.maintain()
         made.check()
+        made.check_told()
 
 
 @pytest.fixture(scope="module")
@@ -359,3 +380,77 @@ def test_a_flush_after_compaction_gives_no_row_back(tmp_path: Path) -> None:
             "call ducklake_flush_inlined_data('lake', schema_name => 'versioned', table_name => 'facts')"
         )
     made.check()
+
+
+BARS = "lake.research.bars"
+KEY = 10**9
+
+
+def test_releases_tell_of_rows_that_went_from_a_file_in_turns(lake_of_all: Lake) -> None:
+    """DuckLake keeps the deletions from a file together, those of after a version with those of before."""
+    with lake_of_all.writer() as connection:
+        connection.execute(
+            f"insert into {BARS} select i, '2024-01-01', i, [] from range({KEY}, {KEY + 30}) as numbers (i)"
+        )
+        for number, more in enumerate((0, 1, 3)):
+            first = KEY + 2 * number
+            connection.execute(f"delete from {BARS} where key in ({first}, {first + 1})")
+            connection.execute(
+                f"insert into {BARS} select {first}, '2024-01-01', -i, [] from range({more}) as numbers (i)"
+            )
+            # What the version was, the feed that begins with it tells too.
+            version = publishing.publish_again(connection, lake_of_all.settings)
+            lake_of_all.versions[version] = rows_of(connection, version)
+    assert list(lake_of_all.told().values())[:3] == [Change(1, 2, 0), Change(0, 1, 1), Change(28, 0, 0)]
+
+
+SUMS = [
+    ("update {bars} set value = value * (1 + 3e-16) where key in (1, 2)", None),
+    ("delete from {bars} where key = 4; insert into {bars} values (4, '2024-01-01', null, null)", None),
+    ("update {bars} set value = 7 where key = 1; update {bars} set value = 0.3 where key = 1", None),
+    ("update {bars} set value = value * (1 + 2e-12) where key in (1, 2)", (0, 2, 0)),
+    ("update {bars} set value = 1e-300 where key = 3", (0, 1, 0)),
+    ("update {bars} set value = null where key = 1", (0, 1, 0)),
+    ("update {bars} set value = value * (1 + 3e-16), note = ['x'] where key = 2", (0, 1, 0)),
+    # Of rows that are there twice.
+    ("insert into {bars} select * replace (value * (1 + 3e-16) as value) from {bars} where key = 5", (2, 0, 0)),
+    ("delete from {bars} where key = 5; insert into {bars} values (5, '2024-01-01', 5, null)", (0, 0, 3)),
+]
+
+
+def test_releases_count_no_row_that_a_sum_in_another_order_made(lake_of_all: Lake) -> None:
+    with lake_of_all.writer() as connection:
+        values = "(1, 0.3), (2, 0.1), (3, 0), (4, null), (5, 5), (5, 5)) as bars (key, value)"
+        connection.execute(f"delete from {BARS}")
+        connection.execute(f"insert into {BARS} select key, '2024-01-01', value, null from (values {values}")
+        lake_of_all.publish(connection)
+        for statements, change in SUMS:
+            connection.execute(statements.format(bars=BARS))
+            lake_of_all.publish(connection)
+            (told,) = releases.published(connection, 1)
+            assert told.changes.get("research.bars") == (Change(*change) if change else None), statements
+
+
+def test_releases_tell_new_loads_from_those_read_again_and_from_refusals(lake_of_all: Lake) -> None:
+    """By what each version has read: all are entered before the first of them is."""
+    entered = ["loaded", "refused", "loaded", "loaded", "sealed", "loaded"]
+    with lake_of_all.writer() as connection:
+        outcomes = ", ".join(f"({number}, '{outcome}')" for number, outcome in enumerate(entered, start=1))
+        connection.execute(
+            "insert into lake.observability.loads (load_seq, load_id, outcome)"
+            f" select number, 'load ' || number, outcome from (values {outcomes}) as entered (number, outcome)"
+        )
+
+        def publish(last: int) -> None:
+            connection.execute(f"insert into lake.observability.progress values ('a_model', {last}, '')")
+            lake_of_all.publish(connection)
+
+        publish(3)
+        publish(6)
+        connection.execute("update lake.observability.loads set load_seq = load_seq + 6 where load_seq in (1, 4)")
+        connection.execute(
+            "insert into lake.observability.loads (load_seq, load_id, outcome) values (11, 'n', 'loaded')"
+        )
+        publish(11)
+        told = [(one.loads, one.read_again, one.refused) for one in releases.published(connection, 3)]
+    assert told == [(1, 2, 0), (2, 0, 0), (2, 0, 1)]

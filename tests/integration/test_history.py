@@ -11,8 +11,9 @@ import pytest
 from worlds.warehouse import TABLES, Warehouse, differences
 
 import market_data
-from market_data import build, lake, lake_plugin, publishing
+from market_data import build, lake, lake_plugin, publishing, status
 from market_data.dbt_runs import BuildFailedError, Project
+from market_data.releases import published
 
 pytestmark = pytest.mark.long
 
@@ -161,6 +162,9 @@ def test_a_backlog_is_built_in_slices(tmp_path: Path, monkeypatch: pytest.Monkey
             in_step.append(trades == in_bars)
     assert in_step == [False, False, True, False, True]
     assert (outcome.new_loads, outcome.quarantined) == (5, 0)
+    with lake.open_version(sliced.settings, None) as connection:
+        told = [(one.loads, one.read_again) for one in published(connection, 10)]
+    assert told == [(1, 0)] * 5 + [(0, 0)], "each slice's own, though all were entered with the first"
     assert differences(whole.tables(TABLES), sliced.tables(TABLES)) == []
     assert not sliced.build().built
 
@@ -186,6 +190,8 @@ def test_what_a_backlog_left_behind_is_made_up_for_when_it_fails(
     with market_data.connect(failing.settings) as reader:
         trades, in_bars = reader.sql(IN_BARS).arrow.to_pylist()[0].values()
     assert trades == in_bars == 7, "of two hours"
+    found = status.overview(failing.settings)
+    assert ([feed.loads for feed in found.feeds], found.waiting) == ([2], 3)
     whole = failing.copy(tmp_path / "whole")
     assert failing.build().new_loads == 3
     whole.build()

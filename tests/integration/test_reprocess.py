@@ -22,9 +22,9 @@ from worlds.books import Message, binance_line, messages_of
 from worlds.code import Edits, other_code
 from worlds.reference import File
 from worlds.renames import day_files, rename_world
-from worlds.warehouse import Warehouse, differences
+from worlds.warehouse import Warehouse, differences, told_wrongly
 
-from market_data import build, client, reprocessing
+from market_data import build, client, lake, releases, reprocessing
 from market_data.dbt_runs import Project
 
 pytestmark = pytest.mark.long
@@ -179,6 +179,12 @@ def test_stopped_between_slices_readers_see_nothing_and_it_begins_anew(
     assert done.loads == sum(count for _, count in lakes.told.read_otherwise)
     assert done.slices > 1
     assert differences(lakes.fresh, lakes.old.tables()) == []
+    assert told_wrongly(lakes.old) == []
+
+
+def newest(warehouse: Warehouse) -> releases.Published:
+    with lake.open_version(warehouse.settings, None) as connection:
+        return releases.published(connection, 1)[0]
 
 
 def test_what_this_code_has_read_is_not_read_again(lakes: Lakes) -> None:
@@ -191,6 +197,9 @@ def test_unchanged_code_reads_the_same(lakes: Lakes) -> None:
     done = reprocessing.reprocess(lakes.old.settings, FEEDS, everything=True)
     assert (done.slices, done.quarantined) == (1, done.quarantined_before)
     assert differences(lakes.fresh, lakes.old.tables()) == []
+    told = newest(lakes.old)
+    assert (told.version, told.loads, told.read_again, told.refused) == (done.version, 0, done.loads, 0)
+    assert told.changes == {}
 
 
 KILLED = """

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from worlds.adversarial import COLUMNS, table
 from worlds.code import Edits, other_code
-from worlds.warehouse import Warehouse, differences
+from worlds.warehouse import Warehouse, differences, told_wrongly
 
 from market_data import cli, reprocessing
 
@@ -200,6 +200,7 @@ def test_after_a_fix_retry_makes_them_canonical_as_known_from_the_beginning(
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout.splitlines()[-1])
     assert (told["loads"], told["quarantined_before"], told["quarantined"]) == (1, 6, 5)
+    assert told_wrongly(drifted) == []
     # Known from its receipt, and closed by the trade's next version, which had been its first.
     assert drifted.ask(
         "select price, epoch_ms(known_from), epoch_ms(known_to), revision from canonical.trades"

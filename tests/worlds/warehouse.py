@@ -18,6 +18,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ import pyarrow as pa
 
 from loaders.files import Outcome, load
 from loaders.settings import Settings
-from market_data import client, fingerprints, lake
+from market_data import client, fingerprints, lake, releases
 from market_data.build import Outcome as BuildOutcome
 from market_data.build import build
 
@@ -56,6 +57,8 @@ DAILY = (
 RESEARCH = ("bars_1m", "bars_1d", "macro_series", *DAILY)
 MASTERS = ("symbology", "instruments")
 SNAPSHOTS = ("ticker_changes", "figi_listings")
+JOINED = ("research.features_1d",)
+"""Views of other tables, of which `mdp releases` names those."""
 COUNTERS = {"load_seq", "build_seq", "loaded_at"}
 TABLES = (
     *(f"canonical.{table}" for table in (*CANONICAL, "book_snapshots", "quarantine")),
@@ -193,6 +196,32 @@ def read_sorted(connection: duckdb.DuckDBPyConnection, relation: str) -> pa.Tabl
 def differences(left: Mapping[str, pa.Table], right: Mapping[str, pa.Table]) -> list[str]:
     """What tells two warehouses apart, table by table; nothing where they are equal."""
     return [f"{name}: {what}" for name in left for what in table_differences(left[name], right[name])]
+
+
+def told_wrongly(warehouse: Warehouse) -> list[str]:
+    """Where `mdp releases` says of the last version other than its rows, and those of the kept version before, do."""
+    names = [name for name in TABLES if name.startswith(("canonical.", "research.")) and name not in JOINED]
+    with lake.open_version(warehouse.settings, None) as connection:
+        last, before = releases.published(connection, 2)
+    now, then = (warehouse.tables(names, version=one.version) for one in (last, before))
+    wrong = []
+    for name in names:
+        rows, rows_then = _rounded(now[name]), _rounded(then[name])
+        came, went = (rows - rows_then).total(), (rows_then - rows).total()
+        revised = min(came, went)
+        told, change = last.changes.get(name), releases.Change(came - revised, revised, went - revised)
+        if (told or releases.Change(0, 0, 0)) != change:
+            wrong.append(f"{name}: {told}, but {came} rows came and {went} went")
+    return wrong
+
+
+def _rounded(table: pa.Table) -> Counter[str]:
+    """The rows, so that those are equal whose numbers are to 1e-12 relative."""
+
+    def told(cell: Any) -> str:
+        return f"{cell:.11g}" if isinstance(cell, float) else repr(cell)
+
+    return Counter(str({name: told(cell) for name, cell in row.items()}) for row in table.to_pylist())
 
 
 def table_differences(left: pa.Table, right: pa.Table) -> list[str]:
