@@ -67,7 +67,8 @@ def load_file(
     Hidden files are left out, and links that lead out of a directory are refused. Loading the same bytes
     again changes nothing. A file that is broken, or looks like another feed's, is refused whole and the
     others are loaded; the exit code is 1 then. It looks so if it is named as that feed's files are, if it has not
-    even half of the fields that the registry lists for this one, or lacks some and has all of the other's.
+    even half of the columns (of the fields of JSON, a quarter) that the registry lists for this one, or lacks
+    some and has all of the other's.
     `mdp build` turns what was loaded into tables.
     """
     attributes = _attributes(settings_given)

@@ -39,9 +39,10 @@ log = logging.getLogger(__name__)
 
 Status = Literal["loaded", "unchanged", "redelivered", "refused"]
 Accept = Literal["other-feed"]
-LEAST_SHARE = 0.5
+HALF = 0.5
+LEAST_SHARE = {"csv": HALF, "json": 0.25, "lines": 0.0}
 """Part of the fields that the registry lists of a feed which a file must have: vendors add and drop fields, and a file
-with fewer is likelier to be of something else."""
+with fewer is likelier to be of something else. A CSV file names all its columns; JSON leaves out what is null."""
 LONGEST_ATTRIBUTE = 200
 A_DAY = 86_400 * 10**9
 
@@ -199,20 +200,23 @@ class FileLoader:
             )
 
     def _look_at_fields(self, drift: Drift) -> None:
-        """Raise Refusal for a file without half of this feed's fields, or without some and with all of another feed's.
+        """Raise Refusal for a file with too few of this feed's fields, or one that another feed fits better.
 
-        The other feed must have fields there that this one has not. A file with no field at all, and of no feed, is
-        left to its reader.
+        The other fits better that has fields there which this one has not: all of its own where some of this feed's are
+        missing, or half of them where most of this feed's are. A file with no field at all, and of no feed, is left to
+        its reader.
         """
         met = {*drift.added, *self._feed.fields} - {*drift.missing}
+        own = _share(met, self._feed)
         shares = [
             (other, _share(met, other))
             for other in self._others
             if other.format == self._feed.format and {*drift.added} & {*other.fields}
         ]
-        own, most = _share(met, self._feed), max((share for _, share in shares), default=0.0)
-        is_ours = own >= LEAST_SHARE and not own < most == 1
-        like = [other for other, share in shares if share == most >= LEAST_SHARE]
+        most = max((share for _, share in shares), default=0.0)
+        fitting = 1.0 if own >= HALF else HALF
+        like = [other for other, share in shares if share == most >= fitting and share > own]
+        is_ours = own >= LEAST_SHARE[self._feed.format] and not like
         if is_ours or not (own or like) or "other-feed" in self._accept:
             return
         parts = " and ".join(_part(met, feed) for feed in (self._feed, *like))

@@ -319,7 +319,8 @@ def test_releases_say_what_changed(world: tuple[Warehouse, list[Outcome]]) -> No
     assert "canonical.trades" not in newest["changes"]
     assert newest["loads"] == second.new_loads
     assert (newest["pins"], oldest["pins"]) == ([], ["audit"])
-    assert "research.bars_1d" in mdp(warehouse, "releases", "--last", "1").stdout
+    one = mdp(warehouse, "releases", "--last", "1").stdout
+    assert "research.bars_1d" in one and "1 of 2 versions that are kept; --last 2 shows all" in one
     # Maintenance expires what lies between; what changed is told all the same.
     with lake.open_for_writing(warehouse.settings) as connection:
         between = list(range(first.version + 1, second.version))
@@ -351,6 +352,10 @@ def test_a_pinned_version_is_found_by_its_name(world: tuple[Warehouse, list[Outc
     assert releases.unpin(warehouse.settings, "paper") == first.version
     gone = mdp(warehouse, "releases", "unpin", "paper")
     assert gone.exit_code == 1 and "there is no pin paper" in gone.stderr
+    with pytest.raises(
+        client.NotPublishedError, match=rf"version 1 was not published; .* are kept: {second.version}, "
+    ):
+        market_data.at(1, warehouse.settings)
     assert client.published_version(warehouse.settings) == second.version, "a pin publishes nothing"
     assert not warehouse.build().built, "and leaves nothing to build"
 

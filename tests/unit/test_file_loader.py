@@ -226,6 +226,7 @@ MIXED = [  # the feed as which it is given, a file's name, its bytes, what the r
     ("massive_trades", "a.csv", DAY, "it lacks conditions, correction, exchange, id, participant_timestamp, price"),
     ("massive_trades", "a.csv", DAY, "tape and 2 more; `mdp load file --feed massive_day_aggs` loads it, or `mdp load"),
     ("massive_trades", "m.csv", b"ticker,start_date,colour\nA,,\n", "has 1 of the 13 fields of feed massive_trades"),
+    ("openfigi_mapping", "f.json", b'[{"data":[{"ticker":"A","error":""}]}]', "has 2 of the 12 fields of feed open"),
     ("massive_splits", "d.json", PAYMENTS, "has 1 of the 4 fields of feed massive_splits and 5 of the 9 fields of "),
 ]  # fmt: skip
 
@@ -245,11 +246,12 @@ EVOLVED = [
     ("massive_day_aggs", b"ticker,open,high,low,colour,desk,size,price,id,tape\nA,,,,,,,,,\n"),
     ("massive_trades", b"ticker,price,size,id,tape,exchange,correction,volume,open,close,high\nA,,,,,,,,,,\n"),
     ("index_membership", b"ticker,end_date,date\nA,,\n"),
+    ("openfigi_mapping", b'[{"data":[{"figi":"F","ticker":"A","name":"B","colour":"red"}]}]'),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("feed", "data"), EVOLVED)
-def test_a_file_with_half_of_its_fields_and_not_all_of_another_feed_lands(
+def test_a_file_with_enough_of_its_fields_and_not_all_of_another_feed_lands(
     settings: Settings, write: Write, feed: str, data: bytes
 ) -> None:
     given = {"index_name": "x"} if feed == "index_membership" else {}
