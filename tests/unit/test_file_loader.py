@@ -23,7 +23,7 @@ import loaders
 from loaders import cli
 from loaders.files import Outcome, load
 from loaders.ledger import Drift, Ledger
-from loaders.registry import RegistryError
+from loaders.registry import RegistryError, load_registry
 from loaders.segments import ENVELOPE
 from loaders.settings import Limits, Settings
 from loaders.store import StoreError, open_store
@@ -257,6 +257,16 @@ def test_a_file_with_enough_of_its_fields_and_not_all_of_another_feed_lands(
     given = {"index_name": "x"} if feed == "index_membership" else {}
     outcome = one(write("a.csv", data), feed, settings, attributes=given)
     assert outcome.status == "loaded", outcome.message
+
+
+def test_a_feed_whose_fields_are_a_part_of_anothers_is_no_likeness(
+    settings: Settings, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = load_registry()
+    prices = replace(registry["massive_day_aggs"], name="prices", file_pattern="", fields=("ticker", "open", "close"))
+    monkeypatch.setattr("loaders.files.load_registry", lambda: {**registry, "prices": prices})
+    data = b"ticker,open,close,high,low,colour\nA,,,,,\n"
+    assert one(write("a.csv", data), "massive_day_aggs", settings).status == "loaded"
 
 
 def test_a_directory_of_several_feeds_lands_what_is_of_the_one(settings: Settings, write: Write) -> None:
