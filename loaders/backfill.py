@@ -40,6 +40,7 @@ from loaders.ledger import ENTRIES, Ledger
 from loaders.paths import Found, expand
 from loaders.reading import THREADS, blocks, file_system, in_threads, place
 from loaders.registry import REGISTRY, Feed, RegistryError, find_feed, load_registry
+from loaders.screens import screen
 from loaders.settings import Settings, SettingsError
 from loaders.store import StoreError, open_store
 from loaders.times import parse_time
@@ -381,7 +382,7 @@ def backfill(name: str, first: str, stop: str, source: str, workers: int, delive
     Ctrl-C stops it and leaves nothing half; run it again to go on. The exit code is 0 if every day is there now, 1
     if one was refused or is missing, 130 after Ctrl-C.
     """
-    screen, notes = Console(width=None if sys.stdout.isatty() else 120), Console(stderr=True)
+    shown, notes = screen(), Console(stderr=True)
     try:
         settings = Settings.from_env()
         feed = find_feed(name, load_registry())
@@ -408,7 +409,7 @@ def backfill(name: str, first: str, stop: str, source: str, workers: int, delive
             )
     except StoreError as error:
         raise click.ClickException(f"{error}; what was landed stays, run it again to go on") from error
-    show(report, feed, screen)
+    show(report, feed, shown)
     sys.exit(130 if report.interrupted else 0 if report.complete else 1)
 
 

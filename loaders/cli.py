@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from loaders import failpoints
-from loaders.files import Outcome, load_each
-from loaders.registry import RegistryError, find_feed, load_registry
+from loaders.files import Accept, Outcome, load_each
+from loaders.registry import Feed, RegistryError, find_feed, load_registry
 from loaders.settings import Settings, SettingsError
 from loaders.store import StoreError
 from loaders.times import parse_time
@@ -40,8 +40,20 @@ def load() -> None:
     metavar="NAME=VALUE",
     help="What a file's name does not say, such as series_id=GDP; may be repeated.",
 )
+@click.option(
+    "--accept",
+    multiple=True,
+    type=click.Choice(["other-feed"]),
+    help="Land files too that look like another feed's.",
+)
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-def load_file(feed: str, delivered_at: str | None, settings_given: tuple[str, ...], paths: tuple[str, ...]) -> None:
+def load_file(
+    feed: str,
+    delivered_at: str | None,
+    settings_given: tuple[str, ...],
+    accept: tuple[Accept, ...],
+    paths: tuple[str, ...],
+) -> None:
     """Load vendor files: files, directories (all that is in them) or quoted globs; plain or gzip.
 
     \b
@@ -53,15 +65,17 @@ def load_file(feed: str, delivered_at: str | None, settings_given: tuple[str, ..
         mdp load file --feed alfred_observations --set series_id=GDP observations.json
 
     Hidden files are left out, and links that lead out of a directory are refused. Loading the same bytes
-    again changes nothing. A file that is broken, or a table without any
-    column of this feed, is refused whole and the others are loaded; the exit code is 1 then. Other files of
-    another feed are loaded, and end in quarantine. `mdp build` turns what was loaded into tables.
+    again changes nothing. A file that is broken, or looks like another feed's, is refused whole and the
+    others are loaded; the exit code is 1 then. It looks so if it is named as that feed's files are, if it has not
+    even half of the columns (of the fields of JSON, a quarter) that the registry lists for this one, or lacks
+    some and has all of the other's.
+    `mdp build` turns what was loaded into tables.
     """
     attributes = _attributes(settings_given)
     try:
         settings = Settings.from_env()
         failpoints.arm(settings.failpoint)
-        find_feed(feed, load_registry())
+        _check_attributes(attributes, find_feed(feed, load_registry()))
         if delivered_at is not None:
             parse_time(delivered_at)
     except (RegistryError, SettingsError, ValueError) as error:
@@ -75,6 +89,7 @@ def load_file(feed: str, delivered_at: str | None, settings_given: tuple[str, ..
                 settings=settings,
                 delivered_at=delivered_at,
                 attributes=attributes,
+                accept=accept,
                 progress=_Shown(bar),
             )
             for outcome in outcomes:
@@ -95,6 +110,15 @@ def _attributes(given: tuple[str, ...]) -> dict[str, str]:
             raise click.UsageError("a delivery time is stated with --delivered-at TIME")
         attributes[name] = value
     return attributes
+
+
+def _check_attributes(attributes: dict[str, str], feed: Feed) -> None:
+    """Raise ValueError for a name that files of the feed do not have."""
+    known = feed.attribute_names
+    for name in attributes:
+        if name not in known:
+            names = f"it knows {', '.join(known)}" if known else "its files need none"
+            raise ValueError(f"--set {name}=… is nothing that feed {feed.name} knows; {names}")
 
 
 def _line(outcome: Outcome) -> str:

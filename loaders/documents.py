@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from loaders.instruments import Instruments
 from loaders.ledger import Drift
-from loaders.sources import Refusal
+from loaders.sources import Refusal, few
 
 BOM = b"\xef\xbb\xbf"
 SAMPLED = 1_000
@@ -347,7 +347,7 @@ def read_document(
         if len(sample) < SAMPLED and reader.arounds[number].has_list:
             sample += payloads[: SAMPLED - len(sample)]
             if len(sample) == SAMPLED:
-                on_drift(_drift(sample, tuple(fields)))
+                _compare(sample, tuple(fields), on_drift)
         rows = len(payloads)
         yield pa.table(
             {
@@ -360,20 +360,17 @@ def read_document(
         )
         position += rows
     if 0 < len(sample) < SAMPLED:
-        on_drift(_drift(sample, tuple(fields)))
+        _compare(sample, tuple(fields), on_drift)
 
 
-def _drift(payloads: list[bytes], fields: tuple[str, ...]) -> Drift:
-    """Compare the fields of some elements with those known. Raises Refusal where they share none."""
+def _compare(payloads: list[bytes], fields: tuple[str, ...], on_drift: Callable[[Drift], None]) -> None:
+    """Tell how the fields of some elements differ from those known. Raises Refusal where they share none."""
     met: dict[str, None] = {}
     for payload in payloads:
         try:
             met.update(dict.fromkeys(msgspec.json.decode(payload, type=dict[str, msgspec.Raw])))
         except (msgspec.MsgspecError, ValueError, RecursionError):
             continue
+    on_drift(Drift.between(met, fields))
     if fields and not met.keys() & set(fields):
-        raise Refusal(f"has records that share no field with the feed, which has {', '.join(fields[:10])}")
-    return Drift(
-        added=tuple(name for name in met if name not in fields),
-        missing=tuple(name for name in fields if name not in met),
-    )
+        raise Refusal(f"has records that share no field with the feed, which has {few(fields)}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,7 @@ from loaders.paths import Found, expand
 from loaders.registry import Feed, find_feed, load_registry
 from loaders.segments import Load, SegmentWriter
 from loaders.settings import Settings
-from loaders.sources import Progress, Refusal, Source
+from loaders.sources import Progress, Refusal, Source, few
 from loaders.store import Store, open_store
 from loaders.tables import read_table
 from loaders.times import compact, iso, parse_time
@@ -38,6 +38,11 @@ from loaders.times import compact, iso, parse_time
 log = logging.getLogger(__name__)
 
 Status = Literal["loaded", "unchanged", "redelivered", "refused"]
+Accept = Literal["other-feed"]
+HALF = 0.5
+LEAST_SHARE = {"csv": HALF, "json": 0.25, "lines": 0.0}
+"""Part of the fields that the registry lists of a feed which a file must have: vendors add and drop fields, and a file
+with fewer is likelier to be of something else. A CSV file names all its columns; JSON leaves out what is null."""
 LONGEST_ATTRIBUTE = 200
 A_DAY = 86_400 * 10**9
 
@@ -84,14 +89,16 @@ def load(
     settings: Settings,
     delivered_at: str | None = None,
     attributes: Mapping[str, str] | None = None,
+    accept: Collection[Accept] = (),
     progress: Progress | None = None,
 ) -> list[Outcome]:
     """Load files, directories and globs as one feed's, one by one; return an outcome for each file.
 
     `delivered_at` is an ISO date or time (UTC unless it says otherwise) at which all of them were delivered;
-    `attributes` are values that the files' names do not say, and go before those that they do. Raises
-    RegistryError for an unknown feed and ValueError for a time that cannot be read, before touching
-    anything; StoreError when the raw zone itself fails.
+    `attributes` are values that the files' names do not say, and go before those that they do. A file that
+    looks like another feed's is refused, unless `accept` holds "other-feed". Raises RegistryError for an
+    unknown feed and ValueError for a time that cannot be read, before touching anything; StoreError when the
+    raw zone itself fails.
     """
     return list(
         load_each(
@@ -100,6 +107,7 @@ def load(
             settings=settings,
             delivered_at=delivered_at,
             attributes=attributes,
+            accept=accept,
             progress=progress,
         )
     )
@@ -112,12 +120,13 @@ def load_each(
     settings: Settings,
     delivered_at: str | None = None,
     attributes: Mapping[str, str] | None = None,
+    accept: Collection[Accept] = (),
     progress: Progress | None = None,
 ) -> Iterator[Outcome]:
     """As `load`, but give each outcome as soon as it is known. The arguments are checked at once."""
     known = find_feed(feed, load_registry())
     stated = None if delivered_at is None else parse_time(delivered_at)
-    loader = FileLoader(known, settings, stated, attributes or {}, progress)
+    loader = FileLoader(known, settings, stated, attributes or {}, progress, accept)
     return (loader.load(found) for found in expand(paths, avoid=settings.raw))
 
 
@@ -131,8 +140,11 @@ class FileLoader:
         delivered_at: int | None,
         attributes: Mapping[str, str],
         progress: Progress | None,
+        accept: Collection[Accept] = (),
     ) -> None:
         self._feed, self._delivered_at, self._attributes = feed, delivered_at, attributes
+        self._others = [other for other in load_registry().values() if other.name != feed.name]
+        self._accept = accept
         self._limits, self._progress = settings.limits, progress
         self._store: Store = open_store(settings.raw, settings.s3)
         self._ledger = Ledger(self._store)
@@ -155,6 +167,7 @@ class FileLoader:
         return 4 if self._feed.format == "json" else 3
 
     def _load(self, source: Source, found: Found, started_at: int) -> Outcome:
+        self._look_at_name(found.name)
         delivered_at, attributes = self._said_of(found.name)
         delivery = _Delivery(
             feed=self._feed,
@@ -174,6 +187,47 @@ class FileLoader:
         if same:
             return self._redeliver(delivery, same[0])
         return self._load_records(source, delivery)
+
+    def _look_at_name(self, name: str) -> None:
+        """Raise Refusal for a file that is named as another feed's files are, and not as this one's."""
+        if "other-feed" in self._accept or self._feed.names(name):
+            return
+        like = [other for other in self._others if other.names(name)]
+        if like:
+            patterns = " or ".join(f"{other.name} ({other.file_pattern})" for other in like)
+            raise Refusal(
+                f"has the name of a file of feed {patterns}, not of {self._feed.name}; {self._ways_out(like)}"
+            )
+
+    def _look_at_fields(self, drift: Drift) -> None:
+        """Raise Refusal for a file with too few of this feed's fields, or one that another feed fits better.
+
+        The other fits better that has fields there which this one has not: all of its own where some of this feed's are
+        missing, or half of them where most of this feed's are. A file with no field at all, and of no feed, is left to
+        its reader.
+        """
+        met = {*drift.added, *self._feed.fields} - {*drift.missing}
+        own = _share(met, self._feed)
+        shares = [
+            (other, _share(met, other))
+            for other in self._others
+            if other.format == self._feed.format and {*drift.added} & {*other.fields}
+        ]
+        most = max((share for _, share in shares), default=0.0)
+        fitting = 1.0 if own >= HALF else HALF
+        like = [other for other, share in shares if share == most >= fitting and share > own]
+        is_ours = own >= LEAST_SHARE[self._feed.format] and not like
+        if is_ours or not (own or like) or "other-feed" in self._accept:
+            return
+        parts = " and ".join(_part(met, feed) for feed in (self._feed, *like))
+        raise Refusal(f"has {parts}; it lacks {few(drift.missing)}; {self._ways_out(like, may_land=own > 0)}")
+
+    def _ways_out(self, like: Sequence[Feed], may_land: bool = True) -> str:
+        """Return what to do with a file that looks like one of other feeds, or like none."""
+        ways = [f"`mdp load file --feed {other.name}` loads it" for other in like]
+        if may_land:
+            ways.append(f"`mdp load file --feed {self._feed.name} --accept other-feed` lands it as it is")
+        return ", or ".join(ways)
 
     def _required(self, attributes: Mapping[str, str]) -> dict[str, str | None]:
         return {name: attributes.get(name) for name in self._feed.file_fields}
@@ -218,9 +272,14 @@ class FileLoader:
         )
         writer = SegmentWriter(self._store, shared)
         drift: list[Drift] = []
+
+        def compared(found: Drift) -> None:
+            self._look_at_fields(found)
+            drift.append(found)
+
         try:
             failpoints.reach("before-files")
-            for table in self._tables(source, delivery.attributes, drift):
+            for table in self._tables(source, delivery.attributes, compared):
                 writer.add(table)
             writer.close()
             self._keep_original(source, delivery.original)
@@ -239,14 +298,16 @@ class FileLoader:
         failpoints.reach("after-entry")
         return self._outcome(delivery.found, "loaded", entry, f"loaded {entry.records:,} records{_drifted(entry)}")
 
-    def _tables(self, source: Source, attributes: Mapping[str, str], drift: list[Drift]) -> Iterator[pa.Table]:
+    def _tables(
+        self, source: Source, attributes: Mapping[str, str], on_drift: Callable[[Drift], None]
+    ) -> Iterator[pa.Table]:
         feed, longest = self._feed, self._limits.record_bytes
         instruments = Instruments(feed.instrument_path, attributes)
         if feed.format == "lines":
             return read_lines(source.chunks(), instruments, attributes, longest)
         if feed.format == "csv":
-            return read_table(source.chunks(), feed.fields, instruments, longest, drift.append)
-        return read_document(source.chunks, feed.record_path, feed.fields, instruments, longest, drift.append)
+            return read_table(source.chunks(), feed.fields, instruments, longest, on_drift)
+        return read_document(source.chunks, feed.record_path, feed.fields, instruments, longest, on_drift)
 
     def _keep_original(self, source: Source, key: str) -> None:
         if not self._store.exists(key):
@@ -261,7 +322,7 @@ class FileLoader:
         if not self._ledger.commit(entry):
             return self._unchanged(delivery, [entry], [entry])
         message = (
-            f"the same bytes, loaded on {earlier.loaded_at[:10]}, delivered again at {entry.delivered_at}: "
+            f"the same bytes, loaded {_as_before(earlier)}, delivered again at {entry.delivered_at}: "
             f"{entry.records:,} records"
         )
         return self._outcome(delivery.found, "redelivered", entry, message)
@@ -271,10 +332,10 @@ class FileLoader:
         if not same:
             was = ", ".join(f"{name}={value}" for name, value in self._required(earlier[0].attributes).items())
             raise Refusal(
-                f"holds the bytes that were already loaded on {earlier[0].loaded_at[:10]} as {was}; if they "
+                f"holds the bytes that were already loaded {_as_before(earlier[0])}, as {was}; if they "
                 f"are another's too, state a delivery time for them with --delivered-at"
             )
-        message = f"the same bytes were already loaded on {same[0].loaded_at[:10]}"
+        message = f"the same bytes were already loaded {_as_before(same[0])}"
         return self._outcome(delivery.found, "unchanged", same[0], message)
 
     def _entry(
@@ -368,8 +429,21 @@ def _printable(text: str) -> str:
     )
 
 
+def _share(met: Collection[str], feed: Feed) -> float:
+    """Return which part of a feed's fields were met; all of them where the registry lists none."""
+    return sum(name in met for name in feed.fields) / len(feed.fields) if feed.fields else 1.0
+
+
+def _part(met: Collection[str], feed: Feed) -> str:
+    return f"{sum(name in met for name in feed.fields)} of the {len(feed.fields)} fields of feed {feed.name}"
+
+
 def _shown(value: str) -> str:
     return repr(_printable(value)[:LONGEST_ATTRIBUTE])
+
+
+def _as_before(entry: Entry) -> str:
+    return f"on {entry.loaded_at[:10]} from {entry.source} (load {entry.load_id})"
 
 
 def _drifted(entry: Entry) -> str:

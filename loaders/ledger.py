@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 
@@ -45,6 +45,14 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
     added: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+
+    @classmethod
+    def between(cls, met: Collection[str], fields: Collection[str]) -> Drift:
+        """Return how the fields met in a file differ from those that the registry lists, in the order of each."""
+        return cls(
+            added=tuple(name for name in met if name not in fields),
+            missing=tuple(name for name in fields if name not in met),
+        )
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):

@@ -58,6 +58,16 @@ class Feed:
         match = self._name_pattern.fullmatch(file_name) if self.file_pattern else None
         return match.groupdict() if match else {}
 
+    def names(self, file_name: str) -> bool:
+        """Say whether a file's base name follows the feed's pattern."""
+        return bool(self.file_pattern and self._name_pattern.fullmatch(file_name))
+
+    @property
+    def attribute_names(self) -> list[str]:
+        """What can be stated of a file beside its delivery time: what its name may say, and what the feed requires."""
+        named = _PLACEHOLDER.findall(self.file_pattern)
+        return [name for name in dict.fromkeys([*named, *self.file_fields]) if name != "delivered_at"]
+
 
 def load_registry(path: Path = REGISTRY) -> dict[str, Feed]:
     """Read the registry. Raises RegistryError, naming the row, where it cannot be right."""

@@ -23,7 +23,7 @@ import pyarrow.csv as pv
 from loaders.instruments import Instruments
 from loaders.ledger import Drift
 from loaders.segments import ENVELOPE
-from loaders.sources import Refusal
+from loaders.sources import Refusal, few
 
 BOM = b"\xef\xbb\xbf"
 RESERVED = frozenset(ENVELOPE.names) | {"payload", "key", "__file"}
@@ -56,7 +56,12 @@ def read_table(
     """
     pieces = iter(chunks)
     names, rest, whole = _header(pieces, record_bytes)
-    on_drift(_drift(names, tuple(fields)))
+    known = tuple(fields)
+    on_drift(Drift.between(names, known))
+    if known and not set(names) & set(known):
+        raise Refusal(
+            f"has a header that shares no column with the feed: it has {few(names)}; the feed has {few(known)}"
+        )
     position = 0
     while True:
         rows = _cut(rest, whole)
@@ -111,18 +116,6 @@ def _check_names(names: list[str]) -> None:
         if name.lower() in seen:
             raise Refusal(f"has a header that names {name!r} twice")
         seen.add(name.lower())
-
-
-def _drift(names: list[str], fields: tuple[str, ...]) -> Drift:
-    if fields and not set(names) & set(fields):
-        raise Refusal(
-            f"has a header that shares no column with the feed: it has {', '.join(names[:10])}; "
-            f"the feed has {', '.join(fields[:10])}"
-        )
-    return Drift(
-        added=tuple(name for name in names if name not in fields),
-        missing=tuple(field for field in fields if field not in names),
-    )
 
 
 def _cut(data: bytes, whole: bool) -> _Rows:

@@ -115,6 +115,8 @@ class Summary:
             f"{counts['fault']:,} faults, {counts['hole']:,} noted holes, {counts['unfinished']:,} unfinished loads"
             if any(counts.values())
             else "nothing is missing and nothing is wrong"
+            if self.entries
+            else "nothing was loaded here: see MDP_RAW, or begin with mdp load file"
         )
         return told
 

@@ -214,6 +214,12 @@ def read_otherwise(connection: duckdb.DuckDBPyConnection) -> tuple[tuple[str, in
     return tuple(sorted(found.items()))
 
 
+def waiting_loads(settings: Settings) -> int:
+    """How many loads the raw zone holds, for a lake that has taken in none. Makes nothing; raises ``StoreError``."""
+    entries = Ledger(open_store(settings.raw, settings.s3)).since(None)
+    return len({entry.load_id for _, entry in entries if entry and entry.outcome == "loaded"})
+
+
 def _insert_sealed(connection: duckdb.DuckDBPyConnection, seals: list[Entry]) -> None:
     """Enter where the rows of sealed loads stand now: in the files of the seal, under the load_id they came with."""
     if not seals:

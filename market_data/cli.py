@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import select
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import duckdb
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from loaders import logs
+from loaders import logs, screens
 from loaders.backfill import backfill
 from loaders.cli import load
 from loaders.kafka_cli import CLIENT, capture, load_kafka, replay_kafka, streams_of, until_of
@@ -29,18 +30,27 @@ from loaders.seal_cli import seal_days
 from loaders.settings import Settings, SettingsError, log_style
 from loaders.store import StoreError
 from market_data import lake, lock
-from market_data.client import NotPublishedError
+from market_data.client import NotPublishedError, published_version
 
 log = logging.getLogger(__name__)
 
-screen = Console(width=None if sys.stdout.isatty() else 120)
+screen = screens.screen()
 notes = Console(stderr=True)
 
 
 class _Commands(click.Group):
-    """Errors that a person can act on are told in one line, not as a traceback."""
+    """Errors that a person can act on are told in one line, not as a traceback.
+
+    Where a reader of the output has gone, as `| head` does, the command ends without a word, with exit code 1.
+    """
 
     def invoke(self, context: click.Context) -> Any:
+        try:
+            return self._invoke(context)
+        finally:
+            sys.stdout.flush()
+
+    def _invoke(self, context: click.Context) -> Any:
         try:
             logs.configure(log_style())
             return super().invoke(context)
@@ -54,7 +64,22 @@ class _Commands(click.Group):
         except duckdb.Error as error:
             fail(f"the lake cannot be used: {error}")
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and _output_has_no_reader():
+                raise  # click ends quietly
             fail(str(error))
+
+
+def _output_has_no_reader() -> bool:
+    """Whether the standard output is a pipe that nobody reads any more; other pipes may break too."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def _needs_a_lake(settings: Settings) -> None:
+    """Leave, having made nothing, where there is no lake."""
+    if not lake.exists(settings):
+        published_version(settings)
 
 
 def fail(message: str) -> NoReturn:
@@ -136,6 +161,7 @@ def publish() -> None:
     from market_data import build as building
 
     settings = Settings.from_env()
+    _needs_a_lake(settings)
     try:
         with progress_bar("testing") as progress:
             outcome = building.publish(settings, progress=progress)
@@ -162,6 +188,7 @@ def verify(tables: bool, feed: str | None, hashes: bool) -> None:
     from market_data import build as building
 
     settings = Settings.from_env()
+    _needs_a_lake(settings)
     try:
         with progress_bar("verifying") as progress:
             building.verify_tables(settings, progress=progress)
@@ -247,8 +274,7 @@ def maintain(keep_days: float | None, grace_hours: float, dry_run: bool) -> None
     from market_data import maintenance, output
 
     settings = Settings.from_env()
-    if not lake.exists(settings):
-        fail(f"there is no lake {settings.lake} yet; load files and run `mdp build`")
+    _needs_a_lake(settings)
     try:
         done = maintenance.maintain(
             settings, keep_days=keep_days, grace=dt.timedelta(hours=grace_hours), dry_run=dry_run
@@ -292,7 +318,18 @@ def reprocess(feeds: tuple[str, ...], since: dt.datetime | None, everything: boo
             )
     except building.BuildFailedError as error:
         _failed("it failed; nothing was published", error.failures, settings)
-    _tell_reread(done, "every load was read by the code of today: nothing to do", as_json)
+    _tell_reread(done, _why_not_reread(done, feeds, since), as_json)
+
+
+def _why_not_reread(done: Any, feeds: tuple[str, ...], since: dt.datetime | None) -> str:
+    named = " or ".join(feeds)
+    if done.asked_for:
+        return "every load was read by the code of today: nothing to do"
+    if done.last_delivered is None:
+        return f"nothing was ever loaded of {named}: nothing to do (`mdp status` lists the feeds)"
+    return (
+        f"no load of {named} was delivered since {since:%Y-%m-%d}, the last was on {done.last_delivered}: nothing to do"
+    )
 
 
 def _tell_reread(done: Any, nothing: str, as_json: bool) -> None:
@@ -337,6 +374,16 @@ def _chosen(feed: str | None, reason: str | None, load_id: str | None) -> Any:
     return Chosen(feed, reason, load_id)
 
 
+def _why_none(settings: Settings, chosen: Any) -> str:
+    """What to say where no record is chosen; fails for a reason or a load that does not exist."""
+    from market_data import quarantine as quarantined
+
+    try:
+        return quarantined.why_none(settings, chosen)
+    except quarantined.UnknownError as error:
+        fail(str(error))
+
+
 @quarantine.command("list")
 @_choice
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
@@ -348,8 +395,10 @@ def list_quarantine(feed: str | None, reason: str | None, load_id: str | None, a
     from market_data import output
     from market_data import quarantine as quarantined
 
-    found = quarantined.groups(Settings.from_env(), _chosen(feed, reason, load_id))
-    output.show_rows(found, screen, as_json=as_json, nothing="nothing is in quarantine here")
+    settings, chosen = Settings.from_env(), _chosen(feed, reason, load_id)
+    found = quarantined.groups(settings, chosen)
+    nothing = "" if found.num_rows else _why_none(settings, chosen)
+    output.show_rows(found, screen, as_json=as_json, nothing=nothing)
 
 
 @quarantine.command("show")
@@ -361,11 +410,13 @@ def show_quarantine(feed: str | None, reason: str | None, load_id: str | None, m
     from market_data import output
     from market_data import quarantine as quarantined
 
-    found = quarantined.records(Settings.from_env(), _chosen(feed, reason, load_id), most)
-    if as_json or not found.num_rows:
-        output.show_rows(found, screen, as_json=as_json, nothing="nothing is in quarantine here")
+    settings, chosen = Settings.from_env(), _chosen(feed, reason, load_id)
+    found, groups = quarantined.records(settings, chosen, most), quarantined.groups(settings, chosen)
+    nothing = "" if groups.num_rows else _why_none(settings, chosen)
+    if as_json or not groups.num_rows:
+        output.show_rows(found, screen, as_json=as_json, nothing=nothing)
     else:
-        output.show_quarantined(found, screen)
+        output.show_quarantined(found, sum(groups["records"].to_pylist()), screen)
 
 
 @quarantine.command("retry")
@@ -386,7 +437,10 @@ def retry_quarantine(feed: str | None, reason: str | None, load_id: str | None, 
             done = quarantined.retry(settings, chosen, progress)
     except building.BuildFailedError as error:
         _failed("it failed; nothing was published", error.failures, settings)
-    _tell_reread(done, "the code of today has judged all of these already: nothing to do", as_json)
+    nothing = "the code of today has judged all of these already: nothing to do"
+    if not done.loads and not quarantined.groups(settings, chosen).num_rows:
+        nothing = _why_none(settings, chosen)
+    _tell_reread(done, nothing, as_json)
 
 
 @main.command()
@@ -404,7 +458,7 @@ def status(as_json: bool) -> None:
     if as_json:
         click.echo(overview.as_json(found))
     else:
-        overview.show(found, settings.raw, screen)
+        overview.show(found, screen)
 
 
 @main.command()
@@ -512,7 +566,7 @@ def live(
 @click.option("--csv", "style", flag_value="csv", help="CSV with a header.")
 @click.option("--parquet", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write a Parquet file.")
 @click.option("--version", metavar="N", help="Ask a version that was published earlier: its number, or a pin's name.")
-@click.option("--rows", default=50, show_default=True, help="Rows to show on a terminal.")
+@click.option("--rows", default=50, show_default=True, help="Rows of the table to show.")
 def sql(query: str, style: str | None, file: Path | None, version: str | None, rows: int) -> None:
     """Ask the published version in SQL; - reads the question from standard input.
 
@@ -588,14 +642,13 @@ def releases(context: click.Context, as_json: bool, last: int) -> None:
     if context.invoked_subcommand is not None:
         return
     from market_data import output
-    from market_data.client import published_version
-    from market_data.releases import published
+    from market_data.releases import kept_count, published
 
     settings = Settings.from_env()
     published_version(settings)
     with lake.open_version(settings, None) as connection:
-        found = published(connection, last)
-    output.show_releases(found, screen, as_json=as_json)
+        found, kept = published(connection, last), kept_count(connection)
+    output.show_releases(found, kept, screen, as_json=as_json)
 
 
 @releases.command()
@@ -609,8 +662,10 @@ def pin(name: str, version: int | None) -> None:
     from market_data.releases import PinError
     from market_data.releases import pin as keep
 
+    settings = Settings.from_env()
+    published_version(settings)
     try:
-        number = keep(Settings.from_env(), name, version)
+        number = keep(settings, name, version)
     except PinError as error:
         fail(str(error))
     screen.print(f"version {number} is kept as {name}", highlight=False, markup=False)
@@ -623,8 +678,10 @@ def unpin(name: str) -> None:
     from market_data.releases import PinError
     from market_data.releases import unpin as let_go
 
+    settings = Settings.from_env()
+    published_version(settings)
     try:
-        number = let_go(Settings.from_env(), name)
+        number = let_go(settings, name)
     except PinError as error:
         fail(str(error))
     screen.print(f"{name} does not keep version {number} any more", highlight=False, markup=False)
@@ -638,7 +695,7 @@ def unpin(name: str) -> None:
 @click.option("--samples", type=click.IntRange(1), default=24, show_default=True, help="About how many times to try.")
 @click.option("--version", metavar="N", help="A published version, or a pin's name [default: the last one].")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a leak and line.")
-@click.option("--rows", default=20, show_default=True, help="Leaks to show on a terminal.")
+@click.option("--rows", default=20, show_default=True, help="Leaks to show.")
 def leakcheck(
     query: str,
     key: str | None,
@@ -690,7 +747,6 @@ def _number_or_name(version: str | None) -> int | str | None:
 def connect(version: str | None) -> None:
     """Print how to attach the published version, or an earlier one, from DuckDB, Python and BI tools."""
     from market_data import output
-    from market_data.client import published_version
     from market_data.releases import kept_version
 
     settings, asked = Settings.from_env(), _number_or_name(version)
@@ -729,7 +785,8 @@ def demo(directory: Path | None, kafka: bool, fresh: bool) -> None:
 
     try:
         place = directory or Path("warehouse/demo-kafka" if kafka else "warehouse/demo")
-        show.run(place, screen, fresh=fresh, kafka=kafka)
+        page = Console(width=None if sys.stdout.isatty() else 120)
+        show.run(place, page, fresh=fresh, kafka=kafka)
     except show.DemoError as error:
         fail(str(error))
 

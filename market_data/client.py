@@ -21,6 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from loaders.settings import Settings
+from loaders.store import StoreError
 from market_data import bookkeeping, lake, publishing, releases
 from market_data.names import unknown
 from market_data.times import LATEST, KnownAt, Time, instant
@@ -380,6 +381,15 @@ def published_version(settings: Settings) -> int:
                 release = publishing.published(connection)
                 if release:
                     return release.version
-    raise NotPublishedError(
-        f"nothing is published in the lake {settings.lake}; load files and run `mdp build`, or see `mdp demo`"
-    )
+    raise NotPublishedError(f"nothing is published in the lake {settings.lake}; {_first_step(settings)}")
+
+
+def _first_step(settings: Settings) -> str:
+    """How to begin: by what there is in the raw zone, as far as that answers."""
+    try:
+        waiting = bookkeeping.waiting_loads(settings)
+    except StoreError:
+        waiting = 0
+    if waiting:
+        return f"{waiting:,} load{'s wait' if waiting > 1 else ' waits'} for `mdp build` in the raw zone {settings.raw}"
+    return "load files and run `mdp build`, or see `mdp demo`"

@@ -96,6 +96,9 @@ class Maintained:
     tables: dict[str, tuple[Files, Files]]
     """The tables that were compacted: their files before and after."""
     kept: int
+    """The published versions that stay."""
+    later: int
+    """Snapshots since the last published version, which stay too."""
     expired: int
     removed: int
     """Files that no kept snapshot needs, removed now."""
@@ -370,7 +373,7 @@ def maintain(
             failpoints.reach("before-publication")
             publishing.publish_again(connection, settings)
             failpoints.reach("after-publication")
-        kept, expired = _expire(connection, days, dry_run)
+        kept, later, expired = _expire(connection, days, dry_run)
         failpoints.reach("after-expiry")
         removed, waiting = _clean_up(connection, settings, grace, dry_run)
         orphans, why_no_orphans = _remove_orphans(connection, orphan_age, dry_run)
@@ -383,6 +386,7 @@ def maintain(
         due=tuple(due),
         tables=tables,
         kept=kept,
+        later=later,
         expired=expired,
         removed=removed,
         waiting=waiting,
@@ -421,8 +425,8 @@ def kept_versions(connection: duckdb.DuckDBPyConnection, keep_days: float) -> se
     return {int(version) for (version,) in rows}
 
 
-def _expire(connection: duckdb.DuckDBPyConnection, keep_days: float, dry_run: bool) -> tuple[int, int]:
-    """Expire what is neither kept nor since the last published version; how many snapshots stay, and go.
+def _expire(connection: duckdb.DuckDBPyConnection, keep_days: float, dry_run: bool) -> tuple[int, int, int]:
+    """Expire what is neither kept nor since the last published version; how many of each there are, and how many go.
 
     The change feed since the published version, by which a failed build is taken back, needs all snapshots since.
     """
@@ -431,14 +435,15 @@ def _expire(connection: duckdb.DuckDBPyConnection, keep_days: float, dry_run: bo
     ]
     release = publishing.published(connection)
     if release is None:
-        return len(snapshots), 0
+        return 0, len(snapshots), 0
     kept = kept_versions(connection, keep_days)
     gone = [version for version in snapshots if version < release.version and version not in kept]
     for start in range(0, 0 if dry_run else len(gone), EXPIRED_AT_ONCE):
         versions = gone[start : start + EXPIRED_AT_ONCE]
         connection.execute(f"call ducklake_expire_snapshots('lake', versions => {versions})")
         failpoints.reach("between-expiries")
-    return len(snapshots) - len(gone), len(gone)
+    later = sum(version > release.version for version in snapshots)
+    return len(snapshots) - len(gone) - later, later, len(gone)
 
 
 def _clean_up(

@@ -42,13 +42,20 @@ def write(answer: Answer, screen: Console, *, style: str | None, file: Path | No
     elif style == "json":
         _copy(answer.arrow, "format json")
     else:
-        table, left_out = as_table(answer.arrow, rows, screen.width)
-        screen.print(table)
-        shown = min(rows, answer.arrow.num_rows)
-        screen.print(f"{shown:,} of {answer.arrow.num_rows:,} rows, version {answer.version}", style="dim")
+        all_rows = answer.arrow.num_rows
+        left_out = _show_table(answer.arrow, rows, screen)
+        more = f"; --rows {all_rows} shows all" if rows < all_rows else ""
+        screen.print(f"{min(rows, all_rows):,} of {all_rows:,} rows, version {answer.version}{more}", style="dim")
         if left_out:
             named = ", ".join(left_out)
             screen.print(f"no room for {named}: name columns, or take --csv or --json", style="dim", markup=False)
+
+
+def _show_table(rows: pa.Table, limit: int, screen: Console) -> list[str]:
+    """Show the first rows; return the columns that a terminal has no room for. Elsewhere there is room for all."""
+    table, left_out = as_table(rows, limit, screen.width if screen.is_terminal else None)
+    screen.print(table)
+    return left_out
 
 
 def told_read_otherwise(found: Sequence[tuple[str, int]]) -> str:
@@ -69,19 +76,26 @@ def show_rows(rows: pa.Table, screen: Console, *, as_json: bool, nothing: str) -
     elif not rows.num_rows:
         screen.print(nothing)
     else:
-        table, _ = as_table(rows, rows.num_rows, screen.width)
-        screen.print(table)
+        left_out = _show_table(rows, rows.num_rows, screen)
+        if left_out:
+            screen.print(f"no room for {', '.join(left_out)}: take --json, or a pipe", style="dim", markup=False)
 
 
-def show_quarantined(rows: pa.Table, screen: Console) -> None:
-    """Show records that cannot be used, each with its place, what is wrong with it, and its text."""
+def show_quarantined(rows: pa.Table, all_rows: int, screen: Console) -> None:
+    """Show records that cannot be used, of so many, each with its place, what is wrong with it, and its text.
+
+    A terminal shows the beginning of a long text, everything else all of it.
+    """
+    longest = LONGEST if screen.is_terminal else sys.maxsize
     for row in rows.to_pylist():
         _show_place(row, screen)
         again = ", may be read now" if row["may_be_read"] else ""
         said = f"{row['reason']}: {row['detail'] or ''}{again}"
         screen.print(f"  [red]{escape(said)}[/red]", soft_wrap=True, highlight=False)
         text = row["record"] or ""
-        screen.print(f"  {escape(text[:LONGEST])}{'…' if len(text) > LONGEST else ''}", soft_wrap=True, highlight=False)
+        screen.print(f"  {escape(text[:longest])}{'…' if len(text) > longest else ''}", soft_wrap=True, highlight=False)
+    if rows.num_rows < all_rows:
+        _literal(screen, f"{rows.num_rows:,} of {all_rows:,} records; --rows {all_rows} shows all")
 
 
 def show_traced(rows: pa.Table, screen: Console) -> None:
@@ -116,21 +130,23 @@ def _copy(rows: pa.Table, options: str) -> None:
     sys.stdout.flush()
 
 
-def as_table(rows: pa.Table, limit: int, width: int) -> tuple[Table, list[str]]:
+def as_table(rows: pa.Table, limit: int, width: int | None) -> tuple[Table, list[str]]:
     """The first rows as a table ``width`` characters wide, and the names of the columns that have no room in it.
 
-    Numbers stand to the right, with twelve significant digits: more is the noise of sums.
+    Without a width every column and every value has room. Numbers stand to the right, with twelve significant digits:
+    more is the noise of sums.
     """
     texts = _texts(rows.slice(0, limit))
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
     used, shown = 0, 0
     for position, field in enumerate(rows.schema):
         needed = max([len(field.name), *(min(len(row[position]), WIDEST) for row in texts)]) + 2
-        if shown and used + needed > width:
+        if width is not None and shown and used + needed > width:
             break
         is_number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
         justify: Literal["left", "right"] = "right" if is_number else "left"
-        table.add_column(escape(field.name), justify=justify, no_wrap=True, max_width=max(WIDEST, len(field.name)))
+        widest = None if width is None else max(WIDEST, len(field.name))
+        table.add_column(escape(field.name), justify=justify, no_wrap=True, max_width=widest)
         used, shown = used + needed, shown + 1
     for row in texts:
         table.add_row(*(escape(value) for value in row[:shown]))
@@ -200,7 +216,9 @@ def show_maintenance(done: Maintained, screen: Console, *, dry_run: bool) -> Non
     if done.published:
         say(f"published version {done.version}: the same rows in other files")
     would = "would expire" if dry_run else "expired"
-    say(f"{would} {_count(done.expired, 'snapshot')}, and kept {done.kept:,}")
+    keep = "would keep" if dry_run else "kept"
+    later = f" and {_count(done.later, 'snapshot')} that came after the last one" if done.later else ""
+    say(f"{would} {_count(done.expired, 'snapshot')}; {keep} {_count(done.kept, 'published version')}{later}")
     would = "would remove" if dry_run else "removed"
     say(f"{would} {_count(done.removed, 'file')} that no kept version needs; {done.waiting:,} wait for readers to end")
     if done.why_no_orphans:
@@ -213,8 +231,8 @@ def show_maintenance(done: Maintained, screen: Console, *, dry_run: bool) -> Non
         say(f"{would} {_count(done.unfinished, 'unfinished file')} that killed loaders left in the raw zone")
 
 
-def show_releases(found: list[Published], screen: Console, *, as_json: bool) -> None:
-    """Show published versions, newest first, and of each what changed, table by table."""
+def show_releases(found: list[Published], kept: int, screen: Console, *, as_json: bool) -> None:
+    """Show published versions, of so many that are kept, newest first, and of each what changed, table by table."""
     for release in found:
         if as_json:
             sys.stdout.write(json.dumps(release.as_json()) + "\n")
@@ -227,6 +245,8 @@ def show_releases(found: list[Published], screen: Console, *, as_json: bool) -> 
         )
         for table, change in release.changes.items():
             _literal(screen, f"  {table:<32} {_told(change)}")
+    if len(found) < kept and not as_json:
+        _literal(screen, f"{len(found):,} of {kept:,} versions that are kept; --last {kept} shows all")
 
 
 def _told_loads(release: Published) -> str:
@@ -245,7 +265,7 @@ def show_leaks(report: Report, screen: Console, *, as_json: bool, rows: int) -> 
     for leak in report.leaks[:rows]:
         _literal(screen, told(leak))
     if len(report.leaks) > rows:
-        _literal(screen, f"… and {len(report.leaks) - rows:,} more")
+        _literal(screen, f"… and {len(report.leaks) - rows:,} more; --rows {len(report.leaks)} shows all")
     inputs = sorted({table for leak in report.leaks for table in leak.inputs})
     found = f"{_count(len(report.leaks), 'row')} looked ahead, by {', '.join(inputs) or NO_ONE_INPUT}"
     found = found if report.leaks else f"no leak found{' in what could be cut' if report.not_cut else ''}"

@@ -7,7 +7,7 @@ observability.readings ── by which code ──> can it be read otherwise now
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ from loaders.settings import Settings
 from market_data import fingerprints, lake, reprocessing
 from market_data.client import published_version
 from market_data.dbt_runs import Progress
+from market_data.names import unknown
 
 GROUPS = """
 select
@@ -31,6 +32,8 @@ from chosen
 group by feed, reason, kind
 order by feed, records desc, reason, kind
 """
+
+_PLACE = "the quarantine"
 
 RECORDS = """
 select
@@ -73,6 +76,17 @@ chosen as (
 """
 
 
+REASONS = (
+    *("not_utf8", "malformed_json", "malformed_row", "unknown_kind"),
+    *("missing_field", "invalid_value", "impossible_time", "impossible_value"),
+)
+"""What docs/quarantine.md lists."""
+
+
+class UnknownError(ValueError):
+    """There is no such reason, or no such load."""
+
+
 @dataclass(frozen=True)
 class Chosen:
     """Which records of the quarantine are meant; what is None chooses nothing."""
@@ -90,6 +104,26 @@ def groups(settings: Settings, chosen: Chosen) -> pa.Table:
 def records(settings: Settings, chosen: Chosen, most: int) -> pa.Table:
     """The records themselves, in order of arrival."""
     return _ask(settings, RECORDS, chosen, most=most)
+
+
+def why_none(settings: Settings, chosen: Chosen) -> str:
+    """What to say where no record is chosen: what is not there, and what is.
+
+    Raises ``UnknownError`` for a reason that is none, and for a load that the published version does not have.
+    """
+    there = _ask(settings, "select distinct feed, reason, load_id from chosen", Chosen()).to_pydict()
+    if chosen.load_id is not None and chosen.load_id not in there["load_id"]:
+        known = _ask(settings, "select load_id from lake.observability.loads where load_id = $load_id", chosen)
+        if not known.num_rows:
+            raise UnknownError(unknown("load", chosen.load_id, dict.fromkeys(there["load_id"]), _PLACE, most=5))
+        return f"load {chosen.load_id} has no record in quarantine"
+    if chosen.reason is not None and chosen.reason not in {*REASONS, *there["reason"]}:
+        raise UnknownError(unknown("reason", chosen.reason, sorted({*REASONS, *there["reason"]}), _PLACE))
+    if not there["feed"]:
+        return "nothing is in quarantine"
+    asked = ", ".join(f"{name} {value}" for name, value in asdict(chosen).items() if value is not None)
+    feeds = sorted({*there["feed"]})
+    return f"no record in quarantine is of {asked}; there are of {', '.join(feeds)}: `mdp quarantine list`"
 
 
 def retry(settings: Settings, chosen: Chosen, progress: Progress | None = None) -> reprocessing.Outcome:

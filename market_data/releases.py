@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 
 from loaders.settings import Settings
+from loaders.sources import few
 from market_data import bookkeeping, lake, lock
 from market_data.names import unknown
 
@@ -99,7 +100,8 @@ def kept_version(connection: duckdb.DuckDBPyConnection, version: int | str) -> i
     ).fetchall()
     is_kept = dict(rows)
     if version not in is_kept:
-        raise NotPublishedError(f"version {version} was not published; the last one is {max(is_kept)}")
+        last = few([str(other) for other in sorted(is_kept, reverse=True) if is_kept[other]], 5)
+        raise NotPublishedError(f"version {version} was not published; the last that are kept: {last}")
     if not is_kept[version]:
         kept = [other for other in is_kept if is_kept[other]]
         earlier = max((other for other in kept if other < version), default=None)
@@ -148,6 +150,12 @@ def unpin(settings: Settings, name: str) -> int:
             raise PinError(unknown("pin", name, pinned, "this lake"))
         connection.execute("delete from lake.observability.pins where name = ?", [name])
         return pinned[name]
+
+
+def kept_count(connection: duckdb.DuckDBPyConnection) -> int:
+    """How many published versions are kept. ``connection`` reads the head."""
+    query = "select count(distinct version) from lake.observability.releases"
+    return bookkeeping.scalar(connection, f"{query} where version in (select snapshot_id from lake.snapshots())")
 
 
 def published(connection: duckdb.DuckDBPyConnection, last: int) -> list[Published]:

@@ -18,14 +18,14 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import duckdb
 
 from loaders import logs
 from loaders.settings import Settings
-from market_data import bookkeeping, build, fingerprints, lake, lock, publishing
+from market_data import bookkeeping, build, client, fingerprints, lake, lock, publishing
 from market_data.dbt_runs import Progress, Project
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,10 @@ class Outcome:
     slices: int = 0
     quarantined_before: int = 0
     quarantined: int = 0
+    asked_for: int = 0
+    """How many loads were asked for, whatever code has read them."""
+    last_delivered: str | None = None
+    """Where there are none: the date of the last delivery of these feeds (streams: load), None for none at all."""
 
 
 def reprocess(
@@ -83,19 +87,22 @@ def reprocess(
 
     Read are the loads that the feed's code of today has not read, or ``everything``; of them those that were delivered
     (streams: loaded) ``since`` a date, UTC, and that are among ``load_ids``, where these are given. Raises
-    ``BuildFailedError`` where a model or a test fails; readers then keep the version they had.
+    ``BuildFailedError`` where a model or a test fails; readers then keep the version they had. Raises
+    ``NotPublishedError``, having made nothing, where nothing was ever published and so nothing read.
     """
+    client.published_version(settings)
     started = time.monotonic()
     with lock.writers_lock(settings), Project(settings) as project:
         version = build.build(settings, progress=progress, project=project).version
         with project.connection() as connection:
             loads = _chosen(connection, feeds, since, everything, load_ids)
             before = _quarantined(connection, loads)
-        outcome = Outcome(version)
+            asked_for, last_delivered = _asked_for(connection, feeds, since, load_ids)
+        outcome = Outcome(version, asked_for=asked_for, last_delivered=None if asked_for else last_delivered)
         if loads:
             slices = list(_slices(loads, slice_records))
             logs.event(log, "reprocess-started", "reading loads again", loads=len(loads), slices=len(slices))
-            outcome = _reread(settings, project, feeds, slices, before, progress)
+            outcome = replace(_reread(settings, project, feeds, slices, before, progress), asked_for=asked_for)
     seconds = round(time.monotonic() - started, 3)
     logs.event(log, "reprocessed", f"read {outcome.loads} loads again", **asdict(outcome), seconds=seconds)
     return outcome
@@ -164,6 +171,29 @@ def _chosen(
         ).fetchall()
         found += [Load(*row) for row in rows]
     return sorted(found)
+
+
+def _asked_for(
+    connection: duckdb.DuckDBPyConnection,
+    feeds: Collection[str],
+    since: dt.date | None,
+    load_ids: Collection[str] | None,
+) -> tuple[int, str | None]:
+    """How many loads of these feeds there are of those asked for, and when the last one of all was delivered."""
+    row = connection.execute(
+        """
+        select
+            count(*) filter (
+                ($since::date is null or coalesce(delivered_at, loaded_at)::date >= $since::date)
+                and ($load_ids::varchar[] is null or list_contains($load_ids::varchar[], load_id))
+            ),
+            max(coalesce(delivered_at, loaded_at))::date::varchar
+        from lake.observability.loads
+        where outcome = 'loaded' and list_contains($feeds::varchar[], feed)
+        """,
+        {"feeds": list(feeds), "since": since, "load_ids": None if load_ids is None else list(load_ids)},
+    ).fetchone()
+    return (int(row[0]), row[1]) if row else (0, None)
 
 
 def _slices(loads: list[Load], most_records: int) -> Iterator[list[Load]]:

@@ -21,10 +21,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from loaders.lag import Lag, Lags, lags
-from loaders.ledger import Ledger
 from loaders.registry import load_registry
 from loaders.settings import Settings
-from loaders.store import open_store
 from loaders.times import parse_time
 from market_data import bookkeeping, lake, live, lock, publishing
 from market_data.client import NotPublishedError, published_version
@@ -111,8 +109,7 @@ def overview(settings: Settings) -> Overview:
     try:
         version = published_version(settings)
     except NotPublishedError as error:
-        ledger = Ledger(open_store(settings.raw, settings.s3))
-        waiting = sum(entry is not None and entry.outcome == "loaded" for _, entry in ledger.since(None))
+        waiting = bookkeeping.waiting_loads(settings)
         return Overview(None, [], waiting, is_unfinished=False, kafka=behind, note=str(error), live=alive)
     with lake.open_version(settings, version) as connection:
         rows = connection.execute(PER_FEED).fetchall()
@@ -148,10 +145,10 @@ def as_json(found: Overview) -> str:
     return json.dumps(told)
 
 
-def show(found: Overview, raw: str, screen: Console) -> None:
+def show(found: Overview, screen: Console) -> None:
     """Print one line a feed, then one a partition. Times are UTC."""
     if found.version is None:
-        screen.print(f"{found.waiting} loads are in the raw zone {raw}; {found.note}", soft_wrap=True)
+        screen.print(escape(found.note or ""), soft_wrap=True, highlight=False)
     else:
         _show_feeds(found, screen)
     if found.kafka.partitions:
@@ -195,7 +192,8 @@ def _show_feeds(found: Overview, screen: Console) -> None:
         )
     screen.print(table)
     if found.waiting:
-        screen.print(f"{found.waiting} loads are not in this version yet: `mdp build` takes them in")
+        wait = "load waits" if found.waiting == 1 else "loads wait"
+        screen.print(f"{found.waiting:,} {wait} for `mdp build`: not in this version yet")
     if found.read_otherwise:
         screen.print(told_read_otherwise(found.read_otherwise), soft_wrap=True)
     if found.is_unfinished:

@@ -332,6 +332,7 @@ def test_releases_say_what_changed(world: tuple[Warehouse, list[Outcome]]) -> No
     assert (newest["pins"], oldest["pins"]) == ([], ["audit"])
     said = mdp(warehouse, "releases", "--last", "1").stdout
     assert f", {second.new_loads} new loads, 1 refused, code " in said and "research.bars_1d" in said
+    assert "1 of 2 versions that are kept; --last 2 shows all" in said
     # Maintenance expires what lies between; what changed is told all the same.
     with lake.open_for_writing(warehouse.settings) as connection:
         between = list(range(first.version + 1, second.version))
@@ -363,6 +364,10 @@ def test_a_pinned_version_is_found_by_its_name(world: tuple[Warehouse, list[Outc
     assert releases.unpin(warehouse.settings, "paper") == first.version
     gone = mdp(warehouse, "releases", "unpin", "paper")
     assert gone.exit_code == 1 and "there is no pin paper" in gone.stderr
+    with pytest.raises(
+        client.NotPublishedError, match=rf"version 1 was not published; .* are kept: {second.version}, "
+    ):
+        market_data.at(1, warehouse.settings)
     assert client.published_version(warehouse.settings) == second.version, "a pin publishes nothing"
     assert not warehouse.build().built, "and leaves nothing to build"
 

@@ -248,11 +248,14 @@ def test_what_is_kept_and_what_is_refused(grown: Warehouse) -> None:
 
     done = maintenance.maintain(grown.settings, keep_days=0, grace=NOW)
     kept = versions(grown)
+    with writer(grown) as connection:
+        snapshots = len(connection.execute("select snapshot_id from lake.snapshots()").fetchall())
+    assert (done.kept, done.later) == (len(kept), snapshots - len(kept))
     assert kept == [pinned, there[2], client.published_version(grown.settings)]
     gone = there[3]
     with pytest.raises(client.NotPublishedError, match=rf"version {gone} .* are: {there[2]} and {kept[-1]}$"):
         client.connect(grown.settings, version=gone)
-    with pytest.raises(client.NotPublishedError, match="was not published"):
+    with pytest.raises(client.NotPublishedError, match=rf"version 1 was not published; .* kept: {kept[-1]}, "):
         client.connect(grown.settings, version=1)
     for version in kept[:-1]:
         assert differences(tables[version], grown.tables(version=version)) == []

@@ -276,7 +276,7 @@ def test_each_load_stays_noted_by_the_code_that_read_it(
 
 def told_by_status(warehouse: Warehouse) -> str:
     screen = Console(width=200, record=True, quiet=False, file=io.StringIO())
-    status.show(status.overview(warehouse.settings), warehouse.settings.raw, screen)
+    status.show(status.overview(warehouse.settings), screen)
     return screen.export_text()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from worlds.adversarial import draw, draw_world, files_of
 from worlds.books import Message, binance_line, messages_of
 from worlds.code import Edits, other_code
@@ -24,7 +25,7 @@ from worlds.reference import File
 from worlds.renames import day_files, rename_world
 from worlds.warehouse import Warehouse, differences, told_wrongly
 
-from market_data import build, client, lake, releases, reprocessing
+from market_data import build, cli, client, lake, releases, reprocessing
 from market_data.dbt_runs import Project
 
 pytestmark = pytest.mark.long
@@ -191,6 +192,22 @@ def test_what_this_code_has_read_is_not_read_again(lakes: Lakes) -> None:
     version = client.published_version(lakes.old.settings)
     again = reprocessing.reprocess(lakes.old.settings, FEEDS)
     assert (again.loads, again.version) == (0, version)
+    assert (again.asked_for > 0, again.last_delivered) == (True, None)
+
+
+def test_what_was_asked_for_and_is_not_there_is_told(lakes: Lakes) -> None:
+    def said(*arguments: str) -> str:
+        done = CliRunner().invoke(cli.main, ["reprocess", *arguments], env=lakes.old.environment)
+        assert done.exit_code == 0, done.output
+        return " ".join(done.output.split())
+
+    ((last,),) = lakes.old.ask(
+        "select max(delivered_at)::date::varchar from observability.loads where feed = 'massive_trades'"
+    )
+    told = f"no load of massive_trades was delivered since 2200-01-01, the last was on {last}: nothing to do; version "
+    assert told in said("--feed", "massive_trades", "--from", "2200-01-01")
+    assert "nothing was ever loaded of massive_quotes: nothing to do" in said("--feed", "massive_quotes")
+    assert "every load was read by the code of today" in said("--feed", "massive_trades")
 
 
 def test_unchanged_code_reads_the_same(lakes: Lakes) -> None:

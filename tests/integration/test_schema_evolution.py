@@ -180,6 +180,17 @@ def test_quarantine_is_listed_and_shown(drifted: Warehouse, monkeypatch: pytest.
     assert "feed 'binance' is not in dbt_project/seeds/feeds.csv" in wrong.output
     nothing = mdp(drifted, monkeypatch, "quarantine", "retry", "--feed", "binance_spot")
     assert "has judged all of these already" in nothing.output
+    mistyped = mdp(drifted, monkeypatch, "quarantine", "list", "--reason", "invalid_valu")
+    assert mistyped.exit_code == 1
+    assert "no reason invalid_valu in the quarantine; did you mean invalid_value?" in mistyped.stderr
+    no_load = mdp(drifted, monkeypatch, "quarantine", "retry", "--load", "d7b4")
+    assert no_load.exit_code == 1
+    assert "there is no load d7b4 in the quarantine; there are: " in no_load.stderr
+    none = mdp(drifted, monkeypatch, "quarantine", "retry", "--feed", "binance_spot", "--reason", "not_utf8")
+    assert none.exit_code == 0
+    assert "no record in quarantine is of feed binance_spot, reason not_utf8; there are of binance" in none.output
+    of_all = mdp(drifted, monkeypatch, "quarantine", "show", "--rows", "2")
+    assert "\n2 of 9 records; --rows 9 shows all\n" in of_all.output
 
 
 def test_after_a_fix_retry_makes_them_canonical_as_known_from_the_beginning(

@@ -10,9 +10,12 @@ from zoneinfo import ZoneInfo
 
 import duckdb
 import pytest
+from click.testing import CliRunner
 
 import market_data
+from loaders.files import load
 from loaders.settings import Settings
+from market_data import cli
 from market_data.client import Answer, NotPublishedError, instant
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -98,6 +101,29 @@ def test_a_lake_with_nothing_in_it_says_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(NotPublishedError, match=r"nothing is published in the lake .*lake\.sqlite; .*mdp build"):
         market_data.connect(settings)
     assert not list(tmp_path.iterdir()), "asking made something"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("reprocess --feed massive_trades", "quarantine list", "quarantine show", "quarantine retry", "maintain"),
+        *("releases", "releases pin a", "releases unpin a", "publish", "verify --tables", "connect", "sql x", "status"),
+    ],
+)
+def test_without_a_lake_commands_say_how_to_begin_and_make_nothing(tmp_path: Path, command: str) -> None:
+    settings = Settings(str(tmp_path / "raw"), str(tmp_path / "lake.sqlite"), str(tmp_path / "lake"))
+    places = {"MDP_RAW": settings.raw, "MDP_LAKE": settings.lake, "MDP_LAKE_DATA": settings.lake_data}
+    done = CliRunner().invoke(cli.main, command.split(), env=places)
+    assert done.exit_code == (0 if command == "status" else 1)
+    assert f"nothing is published in the lake {settings.lake}; load files and run `mdp build`, or" in done.output
+    assert not list(tmp_path.iterdir()), "it made something"
+
+    file = tmp_path / "splits.json"
+    file.write_text('{"results": [{"ticker": "A", "split_from": 1, "split_to": 2}]}')
+    load([file, tmp_path / "gone.json"], "massive_splits", settings=settings)  # and a refusal, which does not wait
+    done = CliRunner().invoke(cli.main, command.split(), env=places)
+    assert f"1 load waits for `mdp build` in the raw zone {settings.raw}\n" in done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "splits.json"], "it made something"
 
 
 def test_features_is_a_function_with_the_arguments_of_the_clients() -> None:

@@ -152,3 +152,9 @@ def test_a_row_without_an_end_is_refused_before_it_fills_the_memory() -> None:
         read(b'a,b\n1,2\n3,"' + b"x" * 5000, piece=64, longest=1000)
     with pytest.raises(Refusal, match="header does not end within 1,000 bytes"):
         read(b"x" * 5000, piece=64, longest=1000)
+
+
+def test_names_that_are_left_out_of_a_refusal_are_counted() -> None:
+    fields = [f"field{number}" for number in range(12)]
+    with pytest.raises(Refusal, match=r"the feed has field0, .*field9 and 2 more$"):
+        list(read_table([b"colour\n"], fields, Instruments("", {}), 1000, lambda drift: None))

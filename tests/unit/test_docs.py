@@ -21,6 +21,7 @@ from loaders.registry import load_registry
 from market_data import training_sets
 from market_data.cli import main
 from market_data.client import LATEST, Client
+from market_data.quarantine import REASONS
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "dbt_project" / "models"
@@ -195,6 +196,7 @@ def test_the_clients_exposure_names_each_table_that_it_reads() -> None:
 
 def test_reasons_are_those_that_quarantine_accepts() -> None:
     listed = [cells[0].strip("`") for cells in _table_rows(ROOT / "docs" / "quarantine.md", "Reasons")]
+    assert listed == list(REASONS)
     columns = {column["name"]: column for column in _models()["canonical.quarantine"]["columns"]}
     accepted = [
         test["accepted_values"]["arguments"]["values"]

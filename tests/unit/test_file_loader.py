@@ -23,7 +23,7 @@ import loaders
 from loaders import cli
 from loaders.files import Outcome, load
 from loaders.ledger import Drift, Ledger
-from loaders.registry import RegistryError
+from loaders.registry import RegistryError, load_registry
 from loaders.segments import ENVELOPE
 from loaders.settings import Limits, Settings
 from loaders.store import StoreError, open_store
@@ -146,7 +146,8 @@ def test_the_same_bytes_are_loaded_once(settings: Settings, raw: Path, write: Wr
     files = visible(raw)
     again = one(write("massive_day_aggs_2024-06-04.csv", DAY), "massive_day_aggs", settings)
     assert again.status == "unchanged"
-    assert again.message == f"the same bytes were already loaded on {first.entry.loaded_at[:10]}"
+    day, load_id = first.entry.loaded_at[:10], first.entry.load_id
+    assert again.message == f"the same bytes were already loaded on {day} from {NAME} (load {load_id})"
     assert again.entry == first.entry
     assert visible(raw) == files
     assert len(list(Ledger(open_store(settings.raw)).since())) == 1
@@ -183,6 +184,7 @@ def test_the_same_bytes_at_another_time(
     assert (now.files, now.original, now.records) == (was.files, was.original, was.records)
     if status == "redelivered":
         assert now.load_id != was.load_id
+        assert f"from {NAME} (load {was.load_id}), delivered again at" in outcome.message
         assert now.source_time == f"{second}T00:00:00.000000000Z"
         assert one(path, "massive_day_aggs", settings, delivered_at=second).status == "unchanged"
     else:
@@ -209,12 +211,79 @@ def test_a_header_alone_lands_with_no_rows(settings: Settings, raw: Path, write:
     assert visible(raw) == [outcome.entry.original]
 
 
+QUOTES = (
+    b"ticker,ask_exchange,ask_price,ask_size,bid_exchange,bid_price,bid_size,conditions,indicators,"
+    b"participant_timestamp,sequence_number,sip_timestamp,tape,trf_timestamp\n" + b"A" + b"," * 13 + b"\n"
+)
+PAYMENTS = b'{"results":[{"ticker":"A","cash_amount":1,"ex_dividend_date":"","frequency":4,"pay_date":""}]}'
+MIXED = [  # the feed as which it is given, a file's name, its bytes, what the refusal says
+    ("massive_minute_aggs", NAME, DAY, "has the name of a file of feed massive_day_aggs (massive_day_aggs_<session"),
+    ("massive_day_aggs", "massive_day_aggs_gone/massive_trades_2024-06-03.csv.gz", DAY, "of feed massive_trades"),
+    ("binance_spot", "coinbase_exchange_ws_2021.txt", b"1723161254087896568 {}", "`mdp load file --feed coinbase_exch"),
+    # Half of the fields of trades are those of quotes too, and all fields of quotes are there.
+    ("massive_trades", "q.csv", QUOTES, "7 of the 13 fields of feed massive_trades and 14 of the 14 fields of "),
+    ("massive_trades", "q.csv", QUOTES, "`mdp load file --feed massive_quotes` loads it, or `mdp load file --feed "),
+    ("massive_trades", "a.csv", DAY, "it lacks conditions, correction, exchange, id, participant_timestamp, price"),
+    ("massive_trades", "a.csv", DAY, "tape and 2 more; `mdp load file --feed massive_day_aggs` loads it, or `mdp load"),
+    ("massive_trades", "m.csv", b"ticker,start_date,colour\nA,,\n", "has 1 of the 13 fields of feed massive_trades"),
+    ("openfigi_mapping", "f.json", b'[{"data":[{"ticker":"A","error":""}]}]', "has 2 of the 12 fields of feed open"),
+    ("massive_splits", "d.json", PAYMENTS, "has 1 of the 4 fields of feed massive_splits and 5 of the 9 fields of "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("feed", "name", "data", "words"), MIXED)
+def test_a_file_of_another_feed_is_refused_unless_told_to_land(
+    settings: Settings, raw: Path, write: Write, feed: str, name: str, data: bytes, words: str
+) -> None:
+    path, stated = write(name, data), {"delivered_at": "2024-06-04"}
+    refused(one(path, feed, settings, **stated), raw, words)
+    outcome = one(path, feed, settings, **stated, accept=["other-feed"])
+    assert (outcome.status, outcome.entry.feed, outcome.entry.records) == ("loaded", feed, 1)
+
+
+EVOLVED = [
+    ("massive_trades", QUOTES.replace(b"ask_size", b"price").replace(b"bid_size", b"size")),
+    ("massive_day_aggs", b"ticker,open,high,low,colour,desk,size,price,id,tape\nA,,,,,,,,,\n"),
+    ("massive_trades", b"ticker,price,size,id,tape,exchange,correction,volume,open,close,high\nA,,,,,,,,,,\n"),
+    ("index_membership", b"ticker,end_date,date\nA,,\n"),
+    ("openfigi_mapping", b'[{"data":[{"figi":"F","ticker":"A","name":"B","colour":"red"}]}]'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("feed", "data"), EVOLVED)
+def test_a_file_with_enough_of_its_fields_and_not_all_of_another_feed_lands(
+    settings: Settings, write: Write, feed: str, data: bytes
+) -> None:
+    given = {"index_name": "x"} if feed == "index_membership" else {}
+    outcome = one(write("a.csv", data), feed, settings, attributes=given)
+    assert outcome.status == "loaded", outcome.message
+
+
+def test_a_feed_whose_fields_are_a_part_of_anothers_is_no_likeness(
+    settings: Settings, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = load_registry()
+    prices = replace(registry["massive_day_aggs"], name="prices", file_pattern="", fields=("ticker", "open", "close"))
+    monkeypatch.setattr("loaders.files.load_registry", lambda: {**registry, "prices": prices})
+    data = b"ticker,open,close,high,low,colour\nA,,,,,\n"
+    assert one(write("a.csv", data), "massive_day_aggs", settings).status == "loaded"
+
+
+def test_a_directory_of_several_feeds_lands_what_is_of_the_one(settings: Settings, write: Write) -> None:
+    write("massive_trades_2024-06-03.csv", b"ticker,price\nA,1\n")
+    write("notes.txt", b"what the desk wrote\n")
+    done = command(settings, "--feed", "massive_day_aggs", write(NAME, DAY).parent)
+    assert done.exit_code == 1
+    assert f"{NAME}: loaded 1 records" in done.output
+    assert done.output.count(": refused: has ") == 2
+    done = command(settings, "--feed", "massive_trades", "--accept", "other-feed", write(NAME, DAY))
+    assert (done.exit_code, "loaded 1 records" in done.output) == (0, True)
+
+
 def test_drift_lands_and_is_noted(settings: Settings, write: Write) -> None:
-    outcome = one(write(NAME, b"ticker,volume,colour\nA,1,red\n"), "massive_day_aggs", settings)
-    assert outcome.entry.drift == Drift(
-        added=("colour",), missing=("open", "close", "high", "low", "window_start", "transactions")
-    )
-    assert "added colour; missing open, close" in outcome.message
+    outcome = one(write(NAME, b"ticker,volume,colour,open,high\nA,1,red,2,3\n"), "massive_day_aggs", settings)
+    assert outcome.entry.drift == Drift(added=("colour",), missing=("close", "low", "window_start", "transactions"))
+    assert "added colour; missing close, low" in outcome.message
 
 
 MEMBERS = gzip.compress(DAY) + gzip.compress(b"MSFT,1,2,3,4,5,6,7\n")
@@ -261,7 +330,7 @@ def test_what_was_written_before_the_break_is_removed(
 
 
 def test_bombs_are_refused_by_ratio_and_by_size(settings: Settings, raw: Path, write: Write) -> None:
-    bomb = gzip.compress(b"ticker\n" + bytes(50 << 20))
+    bomb = gzip.compress(DAY + bytes(50 << 20))
     refused(one(write(NAME, bomb), "massive_day_aggs", settings), raw, "decompression bomb")
     small = replace(settings, limits=Limits(file_bytes=1000))
     refused(
@@ -309,7 +378,7 @@ def test_hostile_attributes_are_refused(settings: Settings, raw: Path, write: Wr
 
 def test_harmless_but_odd_attributes_are_kept(settings: Settings, raw: Path, write: Write, rows: Any) -> None:
     for number, value in enumerate(["S&P/ASX 200", "%2F..%2F", 'a"; drop table x; --', "NULL", "指数"]):
-        data = b"ticker\nA%d\n" % number
+        data = b"ticker,start_date\nA%d,\n" % number
         entry = one(write("x.csv", data), "index_membership", settings, attributes={"index_name": value}).entry
         assert rows(entry)[0]["headers"] == [{"key": "index_name", "value": value.encode()}]
 
@@ -349,7 +418,7 @@ def test_links_within_the_inbox_are_followed(settings: Settings, write: Write) -
 
 def test_directories_and_globs_are_expanded_in_order(settings: Settings, write: Write) -> None:
     for name in ("b/2.csv", "a/1.csv", "a/.hidden.csv", ".git/x.csv", "c.csv"):
-        path = write(name, b"ticker\n" + name.encode() + b"\n")
+        path = write(name, DAY.replace(b"NA", name.encode()))
     inbox = path.parent
     outcomes = load([inbox], "massive_day_aggs", settings=settings)
     assert [Path(o.path).relative_to(inbox).as_posix() for o in outcomes] == ["a/1.csv", "b/2.csv", "c.csv"]
@@ -514,10 +583,10 @@ def command(settings: Settings, *arguments: object) -> Any:
 
 
 def test_the_command_says_one_line_a_file(settings: Settings, write: Write) -> None:
-    path = write("splits.json", b'{"results":[{"ticker":"A"}]}')
+    path = write("splits.json", b'{"results":[{"ticker":"A","split_from":1,"split_to":2}]}')
     done = command(settings, "--feed", "massive_splits", path)
     assert done.exit_code == 0
-    assert done.output.startswith(f"{path}: loaded 1 records (fields missing execution_date, ")
+    assert done.output.startswith(f"{path}: loaded 1 records (fields missing execution_date); ")
     assert done.output.endswith("; delivery time not stated: using the time of loading\n")
     done = command(settings, "--feed", "massive_splits", path)
     assert (done.exit_code, done.output.count("\n")) == (0, 1)
@@ -541,6 +610,8 @@ def test_the_command_fails_where_a_file_was_refused(settings: Settings, write: W
         (["--feed", "massive_splits", "--delivered-at", "soon", "x"], "'soon' is not an ISO date"),
         (["--feed", "massive_splits", "--set", "x", "x"], "NAME=VALUE"),
         (["--feed", "massive_splits", "--set", "delivered_at=x", "x"], "--delivered-at TIME"),
+        (["--feed", "massive_splits", "--set", "desk=x", "x"], "its files need none"),
+        (["--feed", "alfred_observations", "--set", "serie=GDP", "x"], "it knows series_id"),
         (["--feed", "massive_splits"], "PATH"),
         (["x"], "--feed"),
     ],
@@ -554,10 +625,10 @@ def test_usage_errors_exit_with_2(settings: Settings, raw: Path, arguments: list
 
 def test_the_command_takes_values_and_teaches(settings: Settings, write: Write) -> None:
     path = write("gdp.json", GDP)
-    done = command(settings, "--feed", "alfred_observations", "--set", "series_id=GDP", "--set", "desk=a=b", path)
+    done = command(settings, "--feed", "alfred_observations", "--set", "series_id=G=DP", path)
     assert done.exit_code == 0
     (entry,) = Ledger(open_store(settings.raw)).entries()
-    assert entry.attributes == {"series_id": "GDP", "desk": "a=b"}
+    assert entry.attributes == {"series_id": "G=DP"}
     assert "mdp load file --feed massive_trades massive_trades_2024-06-03.csv.gz" in command(settings, "--help").output
 
 
@@ -582,7 +653,12 @@ print(outcome.entry.records, int(peak[1]) // 1024)
 @pytest.mark.parametrize(
     ("feed", "head", "record", "tail"),
     [
-        ("massive_trades", "ticker,conditions,price,id\n", 'T{0},"12,37",{1}.25,{1:0120d}\n', ""),
+        (
+            "massive_trades",
+            "ticker,conditions,price,size,exchange,tape,id\n",
+            'T{0},"12,37",{1}.25,1,4,1,{1:0120d}\n',
+            "",
+        ),
         ("binance_spot", "", '172316125408789{1:04d} {{"data":{{"s":"T{0}","p":"{1:0120d}"}}}}\n', ""),
         (
             "massive_splits",

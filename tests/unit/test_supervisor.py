@@ -119,7 +119,7 @@ def test_each_feed_has_loaders_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
 def shown(**told: Any) -> str:
     """What `mdp status` prints."""
     screen = Console(record=True, width=160, file=io.StringIO())
-    status.show(status.Overview(1, [], 0, kafka=Lags([], []), **{"is_unfinished": False} | told), "raw", screen)
+    status.show(status.Overview(1, [], 0, kafka=Lags([], []), **{"is_unfinished": False} | told), screen)
     return screen.export_text()
 
 

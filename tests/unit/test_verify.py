@@ -414,6 +414,13 @@ def test_one_feed_only(settings: Settings, store: Store, raw: Path) -> None:
     assert (len(findings), summary.entries, summary.pointers, summary.chains) == (1, 8, 8, 2)
 
 
+def test_an_empty_zone_is_not_called_whole(settings: Settings, raw: Path) -> None:
+    summary, findings = walk(settings)
+    assert (findings, summary.ok) == ([], True)
+    assert summary.lines()[-1] == "nothing was loaded here: see MDP_RAW, or begin with mdp load file"
+    assert not raw.exists()
+
+
 def test_the_command_line(settings: Settings, store: Store, raw: Path) -> None:
     def run(*arguments: str) -> Any:
         return CliRunner().invoke(main, ["verify", *arguments], env={"MDP_RAW": settings.raw})
