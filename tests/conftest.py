@@ -29,6 +29,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 SERVICES = REPOSITORY / "services" / "services.py"
 EXIT_MISSING = 3
+MEMORY = Path("/dev/shm")
+ROOM = 4 << 30
+"""Bytes, several times what a run writes."""
 SERVICE_FIXTURES = {"kafka_server", "secure_kafka_server", "s3_server", "postgres_server"}
 
 # What is missing and the way out → the tests skipped for it; and other lines for the summary.
@@ -195,6 +198,15 @@ def leave_signatures_unchecked() -> None:
         return connect(database, read_only, {"allow_unsigned_extensions": "true", **(config or {})})
 
     duckdb.connect = connect_unchecked
+
+
+def write_into_memory() -> None:
+    """Where memory has room, put there what the tests write: a build waits for a disk a hundred times and more.
+
+    A TMPDIR that is set stays as it is.
+    """
+    if "TMPDIR" not in os.environ and MEMORY.is_mount() and shutil.disk_usage(MEMORY).free > ROOM:
+        tempfile.tempdir = os.environ["TMPDIR"] = str(MEMORY)
 
 
 def alive(pid: int) -> bool:
@@ -398,7 +410,8 @@ class Summary:
 
 def pytest_configure(config: pytest.Config) -> None:
     leave_signatures_unchecked()
-    if not hasattr(config, "workerinput"):  # each worker has it from here
+    if not hasattr(config, "workerinput"):  # each worker has both from here
+        write_into_memory()
         shared = os.environ["PYTEST_SHARED"] = tempfile.mkdtemp(prefix=f"mdp-tests-{os.getpid()}-")
         config.add_cleanup(lambda: shutil.rmtree(shared, ignore_errors=True))
     summary = Summary()

@@ -63,7 +63,8 @@ def build_books(warehouse: Warehouse, variables: str) -> None:
         with project.connection() as connection:
             bookkeeping.enter_loads(connection, warehouse.settings)
         assert project.manifest  # parsed without the variables, as every other build has it
-        project.run(["build", *NO_UNIT_TESTS, "--select", "+book_snapshots", "+book_gaps", "--vars", variables])
+        books = ["--indirect-selection", "cautious", "--select", "+book_snapshots", "+book_gaps"]
+        project.run(["build", *NO_UNIT_TESTS, *books, "--vars", variables])
         with project.connection() as connection:
             publishing.publish(connection, warehouse.settings, fingerprints.code_fingerprint())
 
