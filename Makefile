@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed-$(shell { pwd; cat requirements.lock pyproject.toml;
 # Warnings of dbt are errors, but for the two settings that keep plain `dbt build` out of the checkout.
 DBT_WARNINGS := {"error": "all", "silence": ["ConfigTargetPathDeprecation", "ConfigLogPathDeprecation", "DeprecationsSummary"]}
 
-.PHONY: help install demo check test test-long clean
+.PHONY: help install demo check check-python check-sql test test-long clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
@@ -28,11 +28,17 @@ demo: $(STAMP) ## make a small world of vendor files, load it, build it, show wh
 	$(BIN)/mdp demo $(ARGS)
 
 check: $(STAMP) ## lint, formatting, types, SQL and the dbt project; changes nothing
+	@$(MAKE) --no-print-directory --jobs 2 check-python check-sql
+	@echo "check: all clean"
+
+check-python: $(STAMP)
 	@echo "check: ruff"
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet || { echo "check: unformatted files; run $(BIN)/ruff format" >&2; exit 1; }
 	@echo "check: mypy"
 	@$(BIN)/mypy --no-error-summary
+
+check-sql: $(STAMP)
 	@echo "check: dbt parse"
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 		MDP_RAW="$$scratch/raw" MDP_LAKE="$$scratch/lake.sqlite" MDP_LAKE_DATA="$$scratch/lake" \
@@ -40,7 +46,6 @@ check: $(STAMP) ## lint, formatting, types, SQL and the dbt project; changes not
 		--project-dir dbt_project --profiles-dir . --target-path "$$scratch/target" --log-path "$$scratch/logs"
 	@echo "check: sqlfluff (half a minute)"
 	@$(BIN)/sqlfluff lint --disable-progress-bar dbt_project/models dbt_project/tests
-	@echo "check: all clean"
 
 test: check ## check, then all tests but the long ones (MDP_CAPTURES=DIR: where the real captures are)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)

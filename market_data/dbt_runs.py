@@ -200,16 +200,16 @@ class Project:
             result = self._invoke(["parse"], [])
             if not result.success:
                 raise BuildFailedError([str(result.exception or "dbt cannot parse the project")])
-            _parsed.clear()
-            _parsed[code] = result.result
+            _keep(code, result.result)
         return _parsed[code]
 
     def _invoke(self, arguments: list[str], callbacks: list[Callable[[Any], None]]) -> Any:
         from dbt.cli.main import dbtRunner
 
-        flags = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT.parent), "--quiet", "--no-use-colors"]
-        flags += ["--no-write-json", "--log-level-file", os.environ.get("DBT_LOG_LEVEL_FILE", "info")]
+        flags = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT.parent), "--no-use-colors"]
+        flags += ["--log-level", "none", "--log-level-file", os.environ.get("DBT_LOG_LEVEL_FILE", "info")]
         flags += ["--target-path", str(self._state / "target"), "--log-path", str(self._state / "logs")]
+        flags += ["--no-write-json"]
         self._state.mkdir(parents=True, exist_ok=True)
         manifest = _parsed.get(_code())
         parsed_before = contextlib.nullcontext() if manifest else self._parsed_before()
@@ -245,6 +245,15 @@ class Project:
 
 _parsed: dict[str, Any] = {}
 """What this process has parsed, by its code: it is the same for any lake."""
+
+
+def _keep(code: str, manifest: Any) -> None:
+    """Keep what was parsed last, out of the garbage collector's sight, which would look through it in each build."""
+    _parsed.clear()
+    gc.unfreeze()
+    _parsed[code] = manifest
+    gc.collect()
+    gc.freeze()
 
 
 def _code() -> str:

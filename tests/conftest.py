@@ -180,6 +180,23 @@ def load_extension_from_wheel(connection: Any, name: str) -> None:
     connection.execute(f"LOAD '{file}'")
 
 
+def leave_signatures_unchecked() -> None:
+    """Load extensions in this process with no look at their signatures, which takes most of the time of opening a lake.
+
+    What the tests start as processes of their own, mdp among them, looks at them, as it does at a user's.
+    """
+    import duckdb
+
+    connect = duckdb.connect
+
+    def connect_unchecked(
+        database: str | Path = ":memory:", read_only: bool = False, config: Mapping[str, Any] | None = None
+    ) -> duckdb.DuckDBPyConnection:
+        return connect(database, read_only, {"allow_unsigned_extensions": "true", **(config or {})})
+
+    duckdb.connect = connect_unchecked
+
+
 def alive(pid: int) -> bool:
     """Whether the process runs; a zombie that nobody has waited for yet does not."""
     try:
@@ -380,6 +397,10 @@ class Summary:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    leave_signatures_unchecked()
+    if not hasattr(config, "workerinput"):  # each worker has it from here
+        shared = os.environ["PYTEST_SHARED"] = tempfile.mkdtemp(prefix=f"mdp-tests-{os.getpid()}-")
+        config.add_cleanup(lambda: shutil.rmtree(shared, ignore_errors=True))
     summary = Summary()
     config.stash[NOTES] = summary.notes
     config.pluginmanager.register(summary)

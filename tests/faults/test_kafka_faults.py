@@ -456,7 +456,7 @@ def _unhurried(examples: int) -> settings:
 
 
 @pytest.mark.once
-@_unhurried(4)
+@_unhurried(2)
 @given(steps=_quick)
 @example(steps=[("produce", 200), ("start", None), _restart, ("produce", 100), ("start", "after-files:1"), ("kill", 0)])
 def test_whatever_happens_every_record_is_there_once(

@@ -56,14 +56,15 @@ def load(warehouse: Warehouse, name: str, feed: str, lines: list[bytes]) -> str:
     return outcome.entry.load_id
 
 
-def build_with(warehouse: Warehouse, variables: str) -> None:
-    """Build and publish, with variables of dbt."""
+def build_books(warehouse: Warehouse, variables: str) -> None:
+    """Build books and what they are made of, and publish them, with variables of dbt."""
     project = Project(warehouse.settings)
     with lock.writers_lock(warehouse.settings):
         with project.connection() as connection:
             bookkeeping.enter_loads(connection, warehouse.settings)
         assert project.manifest  # parsed without the variables, as every other build has it
-        project.run(["build", *NO_UNIT_TESTS, "--vars", variables])
+        books = ["--indirect-selection", "cautious", "--select", "+book_snapshots", "+book_gaps"]
+        project.run(["build", *NO_UNIT_TESTS, *books, "--vars", variables])
         with project.connection() as connection:
             publishing.publish(connection, warehouse.settings, fingerprints.code_fingerprint())
 
@@ -99,7 +100,7 @@ def test_best_prices_are_those_of_the_venue_at_every_update(captures: Path, tmp_
     """With the grid set to every update: no gap, nothing crossed, and bookTicker at each id that both have."""
     warehouse = Warehouse(tmp_path, leave=1)
     load(warehouse, "binance_spot_btcusdt_1", "binance_spot", of_books(lines_of(captures / BINANCE)))
-    build_with(warehouse, "{book_grid: every update}")
+    build_books(warehouse, "{book_grid: every update}")
     messages = [json.loads(line.partition(b" ")[2]) for line in lines_of(captures / BINANCE)]
     tickers = {}
     deltas = []

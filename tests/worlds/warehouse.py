@@ -8,8 +8,8 @@ loads and builds: they are no columns of the contract.)
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import fcntl
 import functools
 import math
 import os
@@ -17,7 +17,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -172,11 +171,13 @@ class Warehouse:
 
 @functools.cache
 def empty_lake() -> Warehouse:
-    """What a build of no loads makes, once per process."""
-    root = Path(tempfile.mkdtemp(prefix="mdp-tests-empty-"))
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    """What a build of no loads makes, once for all processes of a run: the first makes it, the others wait for it."""
+    root = Path(os.environ["PYTEST_SHARED"]) / "empty"
+    root.mkdir(exist_ok=True)
     empty = Warehouse(root, from_nothing=True)
-    empty.build()
+    with (root / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        empty.build()
     return empty
 
 
