@@ -5,6 +5,7 @@ models/research/*.sql, macros/ ── rendered ──> SQL ──> asked, with m
 
 from __future__ import annotations
 
+import datetime as dt
 from types import SimpleNamespace
 
 import duckdb
@@ -87,20 +88,68 @@ def test_a_lag_never_looks_ahead(lag: str, message: str) -> None:
         ask_days().execute(f"{ASKED}('decisions', 'given', {lag}, null)").fetchall()
 
 
+NO_TIMES = [
+    ("'2024-13-40'", r"'2024-13-40' (VARCHAR)"),
+    ("'yesterday'", "'yesterday' (VARCHAR)"),
+    ("''", "'' (VARCHAR)"),
+    ("null", "null"),
+    ("null::timestamp", "null"),
+    ("20240110", "'20240110' (INTEGER)"),
+    ("2024.5", "'2024.5' (DECIMAL(5,1))"),
+    ("timestamp '3000-01-01'", "'3000-01-01 00:00:00' (TIMESTAMP)"),
+]
+
+
+@pytest.mark.parametrize(("given", "named"), NO_TIMES)
+def test_what_is_no_time_is_refused_by_name(given: str, named: str) -> None:
+    """Of a comparison with null no row would be left; an as-of join would answer null with the newest there is."""
+    forms = "give a TIMESTAMP (UTC), a TIMESTAMPTZ, a DATE or text such as '2024-03-08 16:00:00'"
+    asked = f"with decisions as (select 'A' as instrument_id, {given} as decision_time) select close from asked"
+    for argument, connection, query in (
+        ("known_at", closes_as_of(), f"from asked({given})"),
+        ("decision_time", ask_days(), f"{asked}('decisions', 'given', interval '0 minutes', null)"),
+    ):
+        with pytest.raises(duckdb.Error) as refused:
+            connection.execute(query).fetchall()
+        assert f"{argument} is no time from 1677 to 2262: {named}; {forms}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "known_at", ["'2024-01-10'", "date '2024-01-10'", "timestamp '2024-01-10'", "timestamptz '2024-01-10 00:00:00+00'"]
+)
+def test_a_time_is_read_once_and_files_are_pruned_by_it(known_at: str) -> None:
+    ((_, plan),) = closes_as_of().execute(f"explain select close from asked({known_at})").fetchall()
+    assert "known_from<='2024-01-10 00" in plan
+    assert "FILTER" not in plan
+    assert "error" not in plan
+
+
+def test_each_row_may_ask_with_a_time_of_its_own() -> None:
+    asked = "select day, count(*) from (select unnest([{}]) as day) as days, lateral asked(day) group by all order by all"
+    connection = closes_as_of()
+    found = connection.execute(asked.format("date '2024-01-11', date '2024-01-09', date '2024-01-01'"))
+    assert found.fetchall() == [(dt.date(2024, 1, 9), 1), (dt.date(2024, 1, 11), 3)]
+    with pytest.raises(duckdb.Error, match="known_at is no time from 1677 to 2262: 'tomorrow'"):
+        connection.execute(asked.format("'2024-01-11', 'tomorrow'")).fetchall()
+
+
+DAYS = """
+    select
+        'A' as instrument_id, day::date as session_date, day as session_close, close::double as close,
+        (day + interval 1 day)::timestamp_ns as known_from, null::timestamp_ns as known_to
+    from (values
+        (timestamp '2024-01-08', 1), (timestamp '2024-01-09', 2), (timestamp '2024-01-10', 3)
+    ) as days (day, close)
+"""
+"""Closes of three sessions, each known on the next day."""
+
+
+def closes_as_of() -> duckdb.DuckDBPyConnection:
+    return made("returns_1d_as_of", "known_at", DAYS)
+
+
 def ask_days() -> duckdb.DuckDBPyConnection:
-    """Closes of three sessions, each known on the next day."""
-    return made(
-        "point_in_time",
-        "decisions, features, lag, max_age",
-        """
-        select
-            'A' as instrument_id, day::date as session_date, day as session_close, close::double as close,
-            (day + interval 1 day)::timestamp_ns as known_from, null::timestamp_ns as known_to
-        from (values
-            (timestamp '2024-01-08', 1), (timestamp '2024-01-09', 2), (timestamp '2024-01-10', 3)
-        ) as days (day, close)
-        """,
-    )
+    return made("point_in_time", "decisions, features, lag, max_age", DAYS)
 
 
 @pytest.mark.parametrize(

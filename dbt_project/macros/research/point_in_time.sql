@@ -18,7 +18,7 @@
             {{ asked_key }} as asked_key,
             case
                 when epoch_ns(lag::interval) >= 0
-                    then make_timestamp_ns(epoch_ns(decision_time::varchar::timestamp_ns) - epoch_ns(lag::interval))
+                    then make_timestamp_ns(epoch_ns({{ asked_time('decision_time') }}) - epoch_ns(lag::interval))
                 when lag is null then error('lag is null: write interval ''0 minutes'' for what is known at the decision')
                 else error('lag ' || lag::varchar || ' is negative: a decision would see what became known after it')
             end as asked_as_of
