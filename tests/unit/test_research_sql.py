@@ -14,7 +14,10 @@ import pytest
 from worlds.warehouse import REPOSITORY
 
 PROJECT = REPOSITORY / "dbt_project"
-MACROS = ("engine/time", "research/grid", "research/point_in_time", "research/bars", "research/days")
+MACROS = (
+    *("engine/registry", "engine/time", "research/grid", "research/point_in_time"),
+    *("research/bars", "research/days", "research/spreads"),
+)
 
 
 def rendered(text: str, **settings: str | int) -> str:
@@ -178,6 +181,16 @@ def test_a_decision_is_made_after_the_lag_at_the_end_of_a_cell(lag: str, grid: i
 def test_a_calendar_has_its_sessions_a_year_and_a_month(calendar: str, year: int, month: int) -> None:
     asked = rendered("select {{ sessions_a_year() }}, {{ sessions_a_month() }} from (select ? as calendar)")
     assert duckdb.execute(asked, [calendar]).fetchall() == [(year, month)]
+
+
+@pytest.mark.parametrize(("says", "clock"), [("'received'", "received"), ("'event'", "event"), ("null", "event")])
+def test_quotes_and_trades_meet_by_the_clock_that_the_registry_says(says: str, clock: str) -> None:
+    asked = f"""
+        with given as (from (values ('mine', {says}), ('another', 'received')) as feeds (feed, quote_clock))
+        select {rendered("{{ quote_clock() }}")}
+        from (select 'mine' as feed, 'event' as event_time, 'received' as received_time)
+    """
+    assert duckdb.execute(asked).fetchall() == [(clock,)]
 
 
 # Sale conditions by the consolidated rules of CTA and UTP, in Massive's codes.
