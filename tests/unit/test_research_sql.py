@@ -128,7 +128,9 @@ def test_a_time_is_read_once_and_files_are_pruned_by_it(known_at: str) -> None:
 
 
 def test_each_row_may_ask_with_a_time_of_its_own() -> None:
-    asked = "select day, count(*) from (select unnest([{}]) as day) as days, lateral asked(day) group by all order by all"
+    asked = (
+        "select day, count(*) from (select unnest([{}]) as day) as days, lateral asked(day) group by day order by day"
+    )
     connection = closes_as_of()
     found = connection.execute(asked.format("date '2024-01-11', date '2024-01-09', date '2024-01-01'"))
     assert found.fetchall() == [(dt.date(2024, 1, 9), 1), (dt.date(2024, 1, 11), 3)]
