@@ -60,11 +60,11 @@
     ),
 
     found as (
-        select asked_place, steps.*
+        select asked_place, asked_as_of, steps.*
         from asked
         asof inner join steps on asked_key = its_key and asked_as_of >= known_from
         union all by name
-        select asked_place, shown.*
+        select asked_place, asked_as_of, shown.*
         from asked
         inner join shown on asked_key = its_key and asked_as_of >= known_from and asked_as_of < shown_until
         where not lives
@@ -72,15 +72,19 @@
 
     newest as (
         select * from found qualify row_number() over (partition by asked_place order by its_period desc, known_from desc) = 1
+    ),
+
+    -- Here rather than in the last join, which would compare each decision with each answer.
+    young as (
+        select * from newest
+        where max_age is null or epoch_ns(asked_as_of) - epoch_ns({{ aged_from }}::timestamp_ns) <= epoch_ns(max_age::interval)
     )
 
     select
         asked.* exclude (asked_place, asked_key, asked_as_of),
-        newest.* exclude (asked_place, its_key, its_period, ends, lives, shown_until, {{ key }})
+        young.* exclude (asked_place, asked_as_of, its_key, its_period, ends, lives, shown_until, {{ key }})
         replace (null::timestamp_ns as known_to)
     from asked
-    left join newest
-        on asked.asked_place = newest.asked_place
-        and (max_age is null or epoch_ns(asked_as_of) - epoch_ns(newest.{{ aged_from }}::timestamp_ns) <= epoch_ns(max_age::interval))
+    left join young on asked.asked_place = young.asked_place
     order by asked.asked_place
 {%- endmacro %}
