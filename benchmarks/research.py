@@ -248,6 +248,7 @@ def measure(settings: Settings, version: int, decisions: pa.Table, asked: Sequen
     with Client(lake.open_version(settings, version), version) as client:
         say("asking Polars")
         polars_seconds, plain = polars_joins(client, decisions, asked)
+        say("asking the SQL macro")
         macro = sql_macro(client, decisions, asked[0]) if len(asked) == 1 else None
         say("looking at every version for every decision")
         expected = brute_force(client, decisions, asked)

@@ -11,10 +11,15 @@
     stands in FROM; `key`, `period` and `aged_from` are its columns, `asked_key` is of the decisions.
 -#}
 {% macro point_in_time(versions, key, period, aged_from, asked_key) -%}
-    with asked as (
+    with numbered as (
+        select *, row_number() over () as asked_place from query_table(decisions)
+    ),
+
+    -- Of an Arrow table DuckDB expects one row, and would compare each with all versions: the second table has one row,
+    -- and is expected to have hundreds.
+    asked as (
         select
-            *,
-            row_number() over () as asked_place,
+            numbered.*,
             {{ asked_key }} as asked_key,
             case
                 when epoch_ns(lag::interval) >= 0
@@ -22,7 +27,8 @@
                 when lag is null then error('lag is null: write interval ''0 minutes'' for what is known at the decision')
                 else error('lag ' || lag::varchar || ' is negative: a decision would see what became known after it')
             end as asked_as_of
-        from query_table(decisions)
+        from numbered
+        cross join (select n from range(1000) as numbers (n) where n % 1000 = 0) as one_row
     ),
 
     marked as (
