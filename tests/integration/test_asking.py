@@ -238,6 +238,19 @@ def test_features_are_what_was_known_at_each_decision(
     assert list(zip(*(column.to_pylist() for column in columns), strict=True)) == expected
 
 
+def test_no_table_macro_takes_what_is_no_time(md: market_data.Client) -> None:
+    """The rule itself is in tests/unit/test_research_sql.py; here is that all go by it."""
+    macros = md.sql(
+        "select schema_name || '.' || function_name as name from duckdb_functions()"
+        " where database_name = 'lake' and parameters = ['known_at']"
+    ).arrow["name"]
+    assert len(macros) == 18
+    for name in macros.to_pylist():
+        for given in ("null", "20240220"):
+            with pytest.raises(duckdb.Error, match="known_at is no time from 1677 to 2262"):
+                md.sql(f"from {name}({given})").arrow  # noqa: B018
+
+
 def test_features_without_a_client_are_those_of_the_last_version(
     world: tuple[Warehouse, list[Outcome]], md: market_data.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

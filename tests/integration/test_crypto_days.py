@@ -20,7 +20,7 @@ import pytest
 from worlds import days
 from worlds.days import Bar, Day, Session, liquidity_of, momentum_of, volatility_of
 from worlds.reference import DAY, cell_end
-from worlds.warehouse import DAILY, Warehouse, differences
+from worlds.warehouse import DAILY, Warehouse, differences, needless_versions
 
 FIRST, COUNT = dt.date(2022, 1, 1), 420
 MS_A_DAY = 86_400_000
@@ -116,6 +116,7 @@ def test_days_of_crypto_are_what_the_formulas_say(tmp_path: Path, monkeypatch: p
     times = [time + step for time in chance.sample(late, 4) for step in (-1, 0)] + [late[-1] + 100 * DAY]
     for time in times:
         compare(warehouse, time, chains(trades, time))
+    assert needless_versions(warehouse) == []
     names = [f"research.{table}" for table in ("bars_1m", "bars_1d", *DAILY)]
     before = warehouse.tables(names)
     warehouse.build(full_refresh=True)

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pytest
 from worlds.adversarial import World, draw, files_of
 from worlds.reference import Expected, File, Record, Version, alike, expect, new_york
-from worlds.warehouse import TABLES, Warehouse, differences, read_sorted
+from worlds.warehouse import TABLES, Warehouse, differences, needless_versions, read_sorted
 
 from market_data import client, trace
 
@@ -319,6 +319,10 @@ def check_rows(found: list[tuple[Any, ...]], expected: list[tuple[Any, ...]]) ->
 # Properties 2, 3, 4, 7
 
 
+def test_every_version_says_something_new(batch: Batch) -> None:
+    assert needless_versions(batch.warehouse) == []
+
+
 def test_a_killed_build_changes_nothing_for_readers_and_the_next_completes(batch: Batch) -> None:
     assert differences(batch.before_the_kill, batch.after_the_kill) == []
 
@@ -471,6 +475,7 @@ def test_many_more_worlds(seed: int, tmp_path: Path) -> None:
     test_bars_of_minutes(batch)
     test_bars_of_sessions(batch)
     test_macro_series(batch)
+    test_every_version_says_something_new(batch)
     assert differences(batch.before_the_kill, batch.after_the_kill) == []
     before = batch.warehouse.tables()
     batch.warehouse.build(full_refresh=True)

@@ -5,15 +5,20 @@ models/research/*.sql, macros/ ── rendered ──> SQL ──> asked, with m
 
 from __future__ import annotations
 
+import datetime as dt
 from types import SimpleNamespace
 
 import duckdb
 import jinja2
+import pyarrow as pa
 import pytest
 from worlds.warehouse import REPOSITORY
 
 PROJECT = REPOSITORY / "dbt_project"
-MACROS = ("engine/time", "research/grid", "research/point_in_time", "research/bars", "research/days")
+MACROS = (
+    *("engine/registry", "engine/time", "research/grid", "research/point_in_time"),
+    *("research/bars", "research/days", "research/spreads"),
+)
 
 
 def rendered(text: str, **settings: str | int) -> str:
@@ -87,20 +92,82 @@ def test_a_lag_never_looks_ahead(lag: str, message: str) -> None:
         ask_days().execute(f"{ASKED}('decisions', 'given', {lag}, null)").fetchall()
 
 
-def ask_days() -> duckdb.DuckDBPyConnection:
-    """Closes of three sessions, each known on the next day."""
-    return made(
-        "point_in_time",
-        "decisions, features, lag, max_age",
-        """
-        select
-            'A' as instrument_id, day::date as session_date, day as session_close, close::double as close,
-            (day + interval 1 day)::timestamp_ns as known_from, null::timestamp_ns as known_to
-        from (values
-            (timestamp '2024-01-08', 1), (timestamp '2024-01-09', 2), (timestamp '2024-01-10', 3)
-        ) as days (day, close)
-        """,
+def test_decisions_in_memory_are_not_compared_each_with_each() -> None:
+    """Of whose number DuckDB knows nothing: ten times as many would take a hundred times as long."""
+    connection = ask_days()
+    connection.register("many", pa.table({"instrument_id": ["A"], "decision_time": [dt.datetime(2024, 1, 10, 12)]}))
+    ((_, plan),) = connection.execute(
+        "explain select close from asked('many', 'given', interval '1 minute', interval '9 days')"
+    ).fetchall()
+    assert "ASOF_JOIN" in plan
+    assert "BLOCKWISE_NL_JOIN" not in plan
+    assert "NESTED_LOOP_JOIN" not in plan
+
+
+NO_TIMES = [
+    ("'2024-13-40'", r"'2024-13-40' (VARCHAR)"),
+    ("'yesterday'", "'yesterday' (VARCHAR)"),
+    ("''", "'' (VARCHAR)"),
+    ("null", "null"),
+    ("null::timestamp", "null"),
+    ("20240110", "'20240110' (INTEGER)"),
+    ("2024.5", "'2024.5' (DECIMAL(5,1))"),
+    ("timestamp '3000-01-01'", "'3000-01-01 00:00:00' (TIMESTAMP)"),
+]
+
+
+@pytest.mark.parametrize(("given", "named"), NO_TIMES)
+def test_what_is_no_time_is_refused_by_name(given: str, named: str) -> None:
+    """Of a comparison with null no row would be left; an as-of join would answer null with the newest there is."""
+    forms = "give a TIMESTAMP (UTC), a TIMESTAMPTZ, a DATE or text such as '2024-03-08 16:00:00'"
+    asked = f"with decisions as (select 'A' as instrument_id, {given} as decision_time) select close from asked"
+    for argument, connection, query in (
+        ("known_at", closes_as_of(), f"from asked({given})"),
+        ("decision_time", ask_days(), f"{asked}('decisions', 'given', interval '0 minutes', null)"),
+    ):
+        with pytest.raises(duckdb.Error) as refused:
+            connection.execute(query).fetchall()
+        assert f"{argument} is no time from 1677 to 2262: {named}; {forms}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "known_at", ["'2024-01-10'", "date '2024-01-10'", "timestamp '2024-01-10'", "timestamptz '2024-01-10 00:00:00+00'"]
+)
+def test_a_time_is_read_once_and_files_are_pruned_by_it(known_at: str) -> None:
+    ((_, plan),) = closes_as_of().execute(f"explain select close from asked({known_at})").fetchall()
+    assert "known_from<='2024-01-10 00" in plan
+    assert "FILTER" not in plan
+    assert "error" not in plan
+
+
+def test_each_row_may_ask_with_a_time_of_its_own() -> None:
+    asked = (
+        "select day, count(*) from (select unnest([{}]) as day) as days, lateral asked(day) group by day order by day"
     )
+    connection = closes_as_of()
+    found = connection.execute(asked.format("date '2024-01-11', date '2024-01-09', date '2024-01-01'"))
+    assert found.fetchall() == [(dt.date(2024, 1, 9), 1), (dt.date(2024, 1, 11), 3)]
+    with pytest.raises(duckdb.Error, match="known_at is no time from 1677 to 2262: 'tomorrow'"):
+        connection.execute(asked.format("'2024-01-11', 'tomorrow'")).fetchall()
+
+
+DAYS = """
+    select
+        'A' as instrument_id, day::date as session_date, day as session_close, close::double as close,
+        (day + interval 1 day)::timestamp_ns as known_from, null::timestamp_ns as known_to
+    from (values
+        (timestamp '2024-01-08', 1), (timestamp '2024-01-09', 2), (timestamp '2024-01-10', 3)
+    ) as days (day, close)
+"""
+"""Closes of three sessions, each known on the next day."""
+
+
+def closes_as_of() -> duckdb.DuckDBPyConnection:
+    return made("returns_1d_as_of", "known_at", DAYS)
+
+
+def ask_days() -> duckdb.DuckDBPyConnection:
+    return made("point_in_time", "decisions, features, lag, max_age", DAYS)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +196,16 @@ def test_a_decision_is_made_after_the_lag_at_the_end_of_a_cell(lag: str, grid: i
 def test_a_calendar_has_its_sessions_a_year_and_a_month(calendar: str, year: int, month: int) -> None:
     asked = rendered("select {{ sessions_a_year() }}, {{ sessions_a_month() }} from (select ? as calendar)")
     assert duckdb.execute(asked, [calendar]).fetchall() == [(year, month)]
+
+
+@pytest.mark.parametrize(("says", "clock"), [("'received'", "received"), ("'event'", "event"), ("null", "event")])
+def test_quotes_and_trades_meet_by_the_clock_that_the_registry_says(says: str, clock: str) -> None:
+    asked = f"""
+        with given as (from (values ('mine', {says}), ('another', 'received')) as feeds (feed, quote_clock))
+        select {rendered("{{ quote_clock() }}")}
+        from (select 'mine' as feed, 'event' as event_time, 'received' as received_time)
+    """
+    assert duckdb.execute(asked).fetchall() == [(clock,)]
 
 
 # Sale conditions by the consolidated rules of CTA and UTP, in Massive's codes.

@@ -73,8 +73,8 @@
 {%- set instrument = 'coalesce(spans.instrument_id, known.listing_id) as instrument_id' -%}
 with spans as (
     select * from {{ ref('int_listing_spans') }}
-    where known_from <= known_at::varchar::timestamp_ns
-        and (known_to is null or known_to > known_at::varchar::timestamp_ns)
+    where known_from <= {{ asked_time('known_at') }}
+        and (known_to is null or known_to > {{ asked_time('known_at') }})
         and instrument_id != listing_id
 ),
 
@@ -82,8 +82,8 @@ with spans as (
 known as (
     select * replace (null::timestamp_ns as known_to), {{ happened }} as happened_at
     from {{ relation }}
-    where known_from <= known_at::varchar::timestamp_ns
-        and (known_to is null or known_to > known_at::varchar::timestamp_ns)
+    where known_from <= {{ asked_time('known_at') }}
+        and (known_to is null or known_to > {{ asked_time('known_at') }})
 )
 
 select

@@ -19,6 +19,21 @@
     try_cast({{ text }} as timestamp_ns)
 {%- endmacro %}
 
+{#- A time that a caller asks with, as TIMESTAMP_NS: a TIMESTAMP (UTC), a TIMESTAMPTZ, whatever the session's zone, a DATE or
+    text. What is none is refused, null too, of which a comparison would quietly keep no row. `case` rather than `coalesce`:
+    DuckDB folds it into a constant, by which files are pruned. -#}
+{% macro asked_time(argument) -%}
+    case
+        when {{ iso_text_to_time(argument ~ '::varchar') }} is null
+            then error(
+                '{{ argument }} is no time from 1677 to 2262: '
+                || coalesce('''' || {{ argument }}::varchar || ''' (' || typeof({{ argument }}) || ')', 'null')
+                || '; give a TIMESTAMP (UTC), a TIMESTAMPTZ, a DATE or text such as ''2024-03-08 16:00:00'''
+            )
+        else {{ iso_text_to_time(argument ~ '::varchar') }}
+    end
+{%- endmacro %}
+
 {#- Midnight in New York at the start of a date, in UTC. An interval added to the date is wall-clock time. -#}
 {% macro new_york_time(date) -%}
     ((({{ date }})::timestamp at time zone 'America/New_York') at time zone 'UTC')::timestamp_ns

@@ -72,6 +72,6 @@ versions_on_grid as (
     -- When it will be known otherwise was not known then.
     select * replace (null::timestamp_ns as known_to){{ computed }}
     from {{ relation }}
-    where known_from <= known_at::varchar::timestamp_ns
-        and (known_to is null or known_to > known_at::varchar::timestamp_ns)
+    where known_from <= {{ asked_time('known_at') }}
+        and (known_to is null or known_to > {{ asked_time('known_at') }})
 {%- endmacro %}

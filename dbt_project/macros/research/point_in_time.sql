@@ -11,18 +11,24 @@
     stands in FROM; `key`, `period` and `aged_from` are its columns, `asked_key` is of the decisions.
 -#}
 {% macro point_in_time(versions, key, period, aged_from, asked_key) -%}
-    with asked as (
+    with numbered as (
+        select *, row_number() over () as asked_place from query_table(decisions)
+    ),
+
+    -- Of an Arrow table DuckDB expects one row, and would compare each with all versions: the second table has one row,
+    -- and is expected to have hundreds.
+    asked as (
         select
-            *,
-            row_number() over () as asked_place,
+            numbered.*,
             {{ asked_key }} as asked_key,
             case
                 when epoch_ns(lag::interval) >= 0
-                    then make_timestamp_ns(epoch_ns(decision_time::varchar::timestamp_ns) - epoch_ns(lag::interval))
+                    then make_timestamp_ns(epoch_ns({{ asked_time('decision_time') }}) - epoch_ns(lag::interval))
                 when lag is null then error('lag is null: write interval ''0 minutes'' for what is known at the decision')
                 else error('lag ' || lag::varchar || ' is negative: a decision would see what became known after it')
             end as asked_as_of
-        from query_table(decisions)
+        from numbered
+        cross join (select n from range(1000) as numbers (n) where n % 1000 = 0) as one_row
     ),
 
     marked as (
@@ -60,11 +66,11 @@
     ),
 
     found as (
-        select asked_place, steps.*
+        select asked_place, asked_as_of, steps.*
         from asked
         asof inner join steps on asked_key = its_key and asked_as_of >= known_from
         union all by name
-        select asked_place, shown.*
+        select asked_place, asked_as_of, shown.*
         from asked
         inner join shown on asked_key = its_key and asked_as_of >= known_from and asked_as_of < shown_until
         where not lives
@@ -72,15 +78,19 @@
 
     newest as (
         select * from found qualify row_number() over (partition by asked_place order by its_period desc, known_from desc) = 1
+    ),
+
+    -- Here rather than in the last join, which would compare each decision with each answer.
+    young as (
+        select * from newest
+        where max_age is null or epoch_ns(asked_as_of) - epoch_ns({{ aged_from }}::timestamp_ns) <= epoch_ns(max_age::interval)
     )
 
     select
         asked.* exclude (asked_place, asked_key, asked_as_of),
-        newest.* exclude (asked_place, its_key, its_period, ends, lives, shown_until, {{ key }})
+        young.* exclude (asked_place, asked_as_of, its_key, its_period, ends, lives, shown_until, {{ key }})
         replace (null::timestamp_ns as known_to)
     from asked
-    left join newest
-        on asked.asked_place = newest.asked_place
-        and (max_age is null or epoch_ns(asked_as_of) - epoch_ns(newest.{{ aged_from }}::timestamp_ns) <= epoch_ns(max_age::interval))
+    left join young on asked.asked_place = young.asked_place
     order by asked.asked_place
 {%- endmacro %}

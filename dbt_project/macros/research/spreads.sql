@@ -1,10 +1,10 @@
 {#-
-    Spreads of a session, from quotes and trades. Their clock is the venue's where it stamps its quotes; Binance's
-    bookTicker has none, so that both are taken by the receive clock.
+    Spreads of a session, from quotes and trades. Their clock is the venue's where it stamps its quotes, else the receive
+    clock for both; the registry says which.
 -#}
 
 {% macro quote_clock() -%}
-    case when feed = 'binance_spot' then received_time else event_time end
+    case when {{ of_feed('quote_clock') }} = 'received' then received_time else event_time end
 {%- endmacro %}
 
 {#- When trades of a session stop to meet quotes: one whose clock is later was held up on its way, or is a correction,

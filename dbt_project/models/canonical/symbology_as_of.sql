@@ -4,8 +4,8 @@
 select
     * replace ( -- noqa: AM04
         null::timestamp_ns as known_to,
-        case when {{ new_york_time('valid_to') }} <= known_at::varchar::timestamp_ns then valid_to end as valid_to
+        case when {{ new_york_time('valid_to') }} <= {{ asked_time('known_at') }} then valid_to end as valid_to
     )
 from {{ ref('symbology') }}
-where known_from <= known_at::varchar::timestamp_ns
-    and (known_to is null or known_to > known_at::varchar::timestamp_ns)
+where known_from <= {{ asked_time('known_at') }}
+    and (known_to is null or known_to > {{ asked_time('known_at') }})

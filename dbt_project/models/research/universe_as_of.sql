@@ -6,7 +6,7 @@ select
         case
             when
                 case asset_class when 'crypto' then valid_to::timestamp_ns else {{ new_york_time('valid_to') }} end
-                <= known_at::varchar::timestamp_ns
+                <= {{ asked_time('known_at') }}
                 then valid_to
         end as valid_to
     )
