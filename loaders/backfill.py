@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,7 +35,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from loaders import logs
-from loaders.files import FileLoader, Outcome
+from loaders.cli import ACCEPT
+from loaders.files import Accept, FileLoader, Outcome
 from loaders.ledger import ENTRIES, Ledger
 from loaders.paths import Found, expand
 from loaders.reading import THREADS, blocks, file_system, in_threads, place
@@ -172,18 +173,19 @@ def run(
     *,
     workers: int,
     delivered_at: str | None = None,
+    accept: Collection[Accept] = (),
     stop: threading.Event | None = None,
     progress: Callable[[str, float], None] = lambda *_: None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Load what the plan says, with so many threads; `stop` may be set at any time.
 
-    `progress` is called, from any thread, with a file and how much of it is done, from 0 to 1. Raises StoreError when
-    the raw zone or the source fails; what was landed until then stays.
+    `accept` is that of `loaders.files.load`. `progress` is called, from any thread, with a file and how much of it is
+    done, from 0 to 1. Raises StoreError when the raw zone or the source fails; what was landed until then stays.
     """
     report, stop = plan.report, stop or threading.Event()
     stated = None if delivered_at is None else parse_time(delivered_at)
-    load = _Worker(feed, settings, stated, stop, progress)
+    load = _Worker(feed, settings, stated, accept, stop, progress)
     with ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(load, file): file for file in plan.todo}
         try:
@@ -224,10 +226,11 @@ class _Worker:
         feed: Feed,
         settings: Settings,
         delivered_at: int | None,
+        accept: Collection[Accept],
         stop: threading.Event,
         progress: Callable[[str, float], None],
     ) -> None:
-        self._feed, self._settings, self._delivered_at = feed, settings, delivered_at
+        self._feed, self._settings, self._delivered_at, self._accept = feed, settings, delivered_at, accept
         self._stop, self._progress = stop, progress
 
     def __call__(self, file: Archived) -> Outcome:
@@ -244,7 +247,7 @@ class _Worker:
             self._check()
             self._progress(file.given, done / max(total, 1))
 
-        return FileLoader(self._feed, self._settings, self._delivered_at, {}, progress).load(found)
+        return FileLoader(self._feed, self._settings, self._delivered_at, {}, progress, self._accept).load(found)
 
     def _download(self, file: Archived, path: Path) -> None:
         try:
@@ -366,7 +369,10 @@ def _by_identity(files: Iterable[Archived]) -> list[list[Archived]]:
     help="Files loaded at a time.",
 )
 @click.option("--delivered-at", metavar="TIME", help="When all of them were delivered; else it is the time of loading.")
-def backfill(name: str, first: str, stop: str, source: str, workers: int, delivered_at: str | None) -> None:
+@ACCEPT
+def backfill(
+    name: str, first: str, stop: str, source: str, workers: int, delivered_at: str | None, accept: tuple[Accept, ...]
+) -> None:
     """Land the missing days of a vendor's archive.
 
     \b
@@ -377,7 +383,8 @@ def backfill(name: str, first: str, stop: str, source: str, workers: int, delive
     Files are known by their names, which must follow the feed's pattern in the registry, plain or .gz. A day is
     present if the ledger has a file of it, whatever its bytes: a correction is loaded with mdp load file. It is missing
     if the feed's calendar (sessions of XNYS; every day for utc) has it and neither ledger nor archive does. If two
-    files claim a day, neither is loaded; of a file and its .gz the latter is.
+    files claim a day, neither is loaded; of a file and its .gz the latter is. A file that has too few of the feed's
+    fields is refused; if the vendor's early days had fewer than today's, --accept other-feed lands them.
 
     Ctrl-C stops it and leaves nothing half; run it again to go on. The exit code is 0 if every day is there now, 1
     if one was refused or is missing, 130 after Ctrl-C.
@@ -403,6 +410,7 @@ def backfill(name: str, first: str, stop: str, source: str, workers: int, delive
                 settings,
                 workers=workers,
                 delivered_at=delivered_at,
+                accept=accept,
                 stop=stopped,
                 progress=progress,
                 tell=tell,

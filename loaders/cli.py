@@ -19,6 +19,13 @@ from loaders.settings import Settings, SettingsError
 from loaders.store import StoreError
 from loaders.times import parse_time
 
+ACCEPT = click.option(
+    "--accept",
+    multiple=True,
+    type=click.Choice(["other-feed"]),
+    help="Land files too that look like another feed's.",
+)
+
 
 @click.group()
 def load() -> None:
@@ -40,12 +47,7 @@ def load() -> None:
     metavar="NAME=VALUE",
     help="What a file's name does not say, such as series_id=GDP; may be repeated.",
 )
-@click.option(
-    "--accept",
-    multiple=True,
-    type=click.Choice(["other-feed"]),
-    help="Land files too that look like another feed's.",
-)
+@ACCEPT
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 def load_file(
     feed: str,
@@ -68,7 +70,8 @@ def load_file(
     again changes nothing. A file that is broken, or looks like another feed's, is refused whole and the
     others are loaded; the exit code is 1 then. It looks so if it is named as that feed's files are, if it has not
     even half of the columns (of the fields of JSON, a quarter) that the registry lists for this one, or lacks
-    some and has all of the other's.
+    some and has all of the other's. Of a directory or a quoted glob, files with another feed's names are skipped and
+    told, which is no failure.
     `mdp build` turns what was loaded into tables.
     """
     attributes = _attributes(settings_given)

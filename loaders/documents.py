@@ -24,7 +24,8 @@ import pyarrow as pa
 
 from loaders.instruments import Instruments
 from loaders.ledger import Drift
-from loaders.sources import Refusal, few
+from loaders.sources import Refusal
+from loaders.texts import few
 
 BOM = b"\xef\xbb\xbf"
 SAMPLED = 1_000

@@ -3,7 +3,8 @@
     paths ── expanded ── one file at a time:
         hash ── known already? ── reader ── segments ── the original bytes ── ledger entry  "loaded"
           │            └── same bytes: nothing to do, or a new delivery of them    "unchanged", "redelivered"
-          └── broken, hostile, or of another feed: what was written is removed     "refused", an entry too
+          ├── broken, hostile, or of another feed: what was written is removed     "refused", an entry too
+          └── in a directory, and named as another feed's: left to that feed       "skipped", no entry
 
 Up to the entry nothing is seen by readers; a load that dies leaves files that no entry names, and may be
 repeated. A refusal stops neither the other files nor a later load of the same bytes.
@@ -30,26 +31,29 @@ from loaders.paths import Found, expand
 from loaders.registry import Feed, find_feed, load_registry
 from loaders.segments import Load, SegmentWriter
 from loaders.settings import Settings
-from loaders.sources import Progress, Refusal, Source, few
+from loaders.sources import Progress, Refusal, Source
 from loaders.store import Store, open_store
 from loaders.tables import read_table
+from loaders.texts import few
 from loaders.times import compact, iso, parse_time
 
 log = logging.getLogger(__name__)
 
-Status = Literal["loaded", "unchanged", "redelivered", "refused"]
+Status = Literal["loaded", "unchanged", "redelivered", "refused", "skipped"]
 Accept = Literal["other-feed"]
 HALF = 0.5
-LEAST_SHARE = {"csv": HALF, "json": 0.25, "lines": 0.0}
+LEAST_SHARE = {"csv": HALF, "json": 0.25}
 """Part of the fields that the registry lists of a feed which a file must have: vendors add and drop fields, and a file
-with fewer is likelier to be of something else. A CSV file names all its columns; JSON leaves out what is null."""
+with fewer is likelier to be of something else. A CSV file names all its columns; JSON leaves out what is null. Fields
+of lines are not looked at."""
 LONGEST_ATTRIBUTE = 200
 A_DAY = 86_400 * 10**9
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file. `message` is one line for a person; `entry` is what the ledger holds now."""
+    """What became of one file. `message` is one line for a person; `entry` is what the ledger holds now, and has no key
+    where the file was skipped, since the ledger holds nothing then."""
 
     path: str
     status: Status
@@ -70,12 +74,9 @@ class _Delivery:
     attributes: Mapping[str, str]
 
     @property
-    def bytes_key(self) -> str:
-        return f"file/{self.feed.name}/{self.sha256}"
-
-    @property
     def key(self) -> str:
-        return self.bytes_key if self.delivered_at is None else f"{self.bytes_key}@{compact(self.delivered_at)}"
+        key = _key_of_bytes(self.feed, self.sha256)
+        return key if self.delivered_at is None else f"{key}@{compact(self.delivered_at)}"
 
     @property
     def original(self) -> str:
@@ -96,9 +97,9 @@ def load(
 
     `delivered_at` is an ISO date or time (UTC unless it says otherwise) at which all of them were delivered;
     `attributes` are values that the files' names do not say, and go before those that they do. A file that
-    looks like another feed's is refused, unless `accept` holds "other-feed". Raises RegistryError for an
-    unknown feed and ValueError for a time that cannot be read, before touching anything; StoreError when the
-    raw zone itself fails.
+    looks like another feed's is refused, or skipped where a directory or a glob led to it and its name says so,
+    unless `accept` holds "other-feed". Raises RegistryError for an unknown feed and ValueError for a time that
+    cannot be read, before touching anything; StoreError when the raw zone itself fails.
     """
     return list(
         load_each(
@@ -150,12 +151,18 @@ class FileLoader:
         self._ledger = Ledger(self._store)
 
     def load(self, found: Found) -> Outcome:
-        """Load one file; whatever is wrong with it becomes a refusal in the ledger."""
+        """Load one file; whatever is wrong with it becomes a refusal in the ledger.
+
+        A file that was not named itself, and is by its name another feed's, is left alone: it would be refused again
+        each time that the directory is loaded.
+        """
         started_at = time.time_ns()
         source: Source | None = None
         try:
             if found.problem:
                 raise Refusal(found.problem)
+            if found.by_search and (like := self._named_by(found.name)):
+                return self._skip(found, started_at, like)
             with Source(found.path, self._limits, self._progress, self._passes) as source:
                 return self._load(source, found, started_at)
         except Refusal as refusal:
@@ -167,18 +174,22 @@ class FileLoader:
         return 4 if self._feed.format == "json" else 3
 
     def _load(self, source: Source, found: Found, started_at: int) -> Outcome:
-        self._look_at_name(found.name)
+        sha256 = source.digest()
+        earlier = [
+            entry for entry in self._ledger.entries(_key_of_bytes(self._feed, sha256)) if entry.outcome == "loaded"
+        ]
+        if not earlier:
+            self._look_at_name(found.name)
         delivered_at, attributes = self._said_of(found.name)
         delivery = _Delivery(
             feed=self._feed,
             found=found,
             started_at=started_at,
-            sha256=source.digest(),
+            sha256=sha256,
             size=source.size,
             delivered_at=delivered_at,
             attributes=attributes,
         )
-        earlier = [entry for entry in self._ledger.entries(delivery.bytes_key) if entry.outcome == "loaded"]
         same = [entry for entry in earlier if self._required(entry.attributes) == self._required(attributes)]
         if delivered_at is None and earlier:
             return self._unchanged(delivery, earlier, same)
@@ -190,14 +201,18 @@ class FileLoader:
 
     def _look_at_name(self, name: str) -> None:
         """Raise Refusal for a file that is named as another feed's files are, and not as this one's."""
+        if like := self._named_by(name):
+            raise Refusal(f"{self._names(like)}; {self._ways_out(like)}")
+
+    def _named_by(self, name: str) -> list[Feed]:
+        """Return the other feeds whose files are named so, none where this one's are too, or any file is accepted."""
         if "other-feed" in self._accept or self._feed.names(name):
-            return
-        like = [other for other in self._others if other.names(name)]
-        if like:
-            patterns = " or ".join(f"{other.name} ({other.file_pattern})" for other in like)
-            raise Refusal(
-                f"has the name of a file of feed {patterns}, not of {self._feed.name}; {self._ways_out(like)}"
-            )
+            return []
+        return [other for other in self._others if other.names(name)]
+
+    def _names(self, like: Sequence[Feed]) -> str:
+        patterns = " or ".join(f"{other.name} ({other.file_pattern})" for other in like)
+        return f"has the name of a file of feed {patterns}, not of {self._feed.name}"
 
     def _look_at_fields(self, drift: Drift) -> None:
         """Raise Refusal for a file with too few of this feed's fields, or one that another feed fits better.
@@ -226,7 +241,7 @@ class FileLoader:
         """Return what to do with a file that looks like one of other feeds, or like none."""
         ways = [f"`mdp load file --feed {other.name}` loads it" for other in like]
         if may_land:
-            ways.append(f"`mdp load file --feed {self._feed.name} --accept other-feed` lands it as it is")
+            ways.append(f"`--feed {self._feed.name} --accept other-feed` lands it as it is")
         return ", or ".join(ways)
 
     def _required(self, attributes: Mapping[str, str]) -> dict[str, str | None]:
@@ -391,6 +406,19 @@ class FileLoader:
         self._ledger.commit(entry)
         return self._outcome(found, "refused", entry, f"refused: {error}")
 
+    def _skip(self, found: Found, started_at: int, like: Sequence[Feed]) -> Outcome:
+        entry = Entry(
+            key="",
+            load_id="",
+            feed=self._feed.name,
+            outcome="skipped",
+            source=_printable(found.name),
+            path_given=_printable(found.given),
+            started_at=iso(started_at),
+            loaded_at=iso(time.time_ns()),
+        )
+        return self._outcome(found, "skipped", entry, f"skipped: {self._names(like)}")
+
     def _outcome(self, found: Found, status: Status, entry: Entry, message: str) -> Outcome:
         outcome = Outcome(path=_printable(found.given), status=status, entry=entry, message=message)
         logs.event(
@@ -406,6 +434,10 @@ class FileLoader:
             load_id=entry.load_id,
         )
         return outcome
+
+
+def _key_of_bytes(feed: Feed, sha256: str) -> str:
+    return f"file/{feed.name}/{sha256}"
 
 
 def _attribute_problem(value: str) -> str | None:

@@ -16,12 +16,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Found:
-    """A file to load. `path` is free of links; `problem` says why it may not be opened."""
+    """A file to load. `path` is free of links; `problem` says why it may not be opened, and `by_search` that a
+    directory or a glob led to it, and nobody named it."""
 
     given: str
     path: Path
     name: str
     problem: str | None = None
+    by_search: bool = False
 
 
 def expand(paths: Iterable[str | Path], avoid: str) -> Iterator[Found]:
@@ -38,7 +40,7 @@ def expand(paths: Iterable[str | Path], avoid: str) -> Iterator[Found]:
             matches = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 (hidden files stay out of this one)
             root = Path(os.path.realpath(_plain_part(given)))
             for match in matches:
-                yield from _walk(match, root, avoid)
+                yield from _walk(match, root, avoid, by_search=True)
             if not matches:
                 yield Found(given, Path(given), Path(given).name, "matches no file")
         else:
@@ -57,7 +59,7 @@ def _plain_part(pattern: str) -> Path:
     return Path(*parts[:plain])
 
 
-def _walk(given: str, root: Path, avoid: str) -> Iterator[Found]:
+def _walk(given: str, root: Path, avoid: str, by_search: bool = False) -> Iterator[Found]:
     path = Path(os.path.realpath(given))
     if not path.is_relative_to(root):
         yield Found(given, path, Path(given).name, f"leads out of {root}; give the path of the file itself")
@@ -71,9 +73,9 @@ def _walk(given: str, root: Path, avoid: str) -> Iterator[Found]:
                 return
             for child in children:
                 if not child.startswith("."):
-                    yield from _walk(os.path.join(given, child), root, avoid)  # noqa: PTH118
+                    yield from _walk(os.path.join(given, child), root, avoid, by_search=True)  # noqa: PTH118
     else:
-        yield Found(given, path, Path(given).name, _problem(Path(given).name, path))
+        yield Found(given, path, Path(given).name, _problem(Path(given).name, path), by_search)
 
 
 def _is_directory(path: Path) -> bool:

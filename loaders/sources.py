@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -29,12 +29,6 @@ Progress = Callable[[Path, int, int], None]
 
 class Refusal(Exception):
     """The file cannot be loaded; the message is for the person who gave it."""
-
-
-def few(names: Collection[str], most: int = 10) -> str:
-    """Return names for a message: the first ones, and how many more there are."""
-    more = len(names) - most
-    return ", ".join([*names][:most]) + (f" and {more} more" if more > 0 else "")
 
 
 class Source:

@@ -23,7 +23,8 @@ import pyarrow.csv as pv
 from loaders.instruments import Instruments
 from loaders.ledger import Drift
 from loaders.segments import ENVELOPE
-from loaders.sources import Refusal, few
+from loaders.sources import Refusal
+from loaders.texts import few
 
 BOM = b"\xef\xbb\xbf"
 RESERVED = frozenset(ENVELOPE.names) | {"payload", "key", "__file"}

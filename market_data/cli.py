@@ -46,14 +46,8 @@ class _Commands(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            return self._invoke(context)
-        finally:
-            sys.stdout.flush()
-
-    def _invoke(self, context: click.Context) -> Any:
-        try:
             logs.configure(log_style())
-            return super().invoke(context)
+            return self._flushed(context)
         except click.ClickException as error:
             if logs.style() == "text":
                 raise
@@ -68,6 +62,13 @@ class _Commands(click.Group):
                 raise  # click ends quietly
             fail(str(error))
 
+    def _flushed(self, context: click.Context) -> Any:
+        """Run the command, and write what it has shown while a failure of that can still be told."""
+        try:
+            return super().invoke(context)
+        finally:
+            sys.stdout.flush()
+
 
 def _output_has_no_reader() -> bool:
     """Whether the standard output is a pipe that nobody reads any more; other pipes may break too."""
@@ -77,7 +78,7 @@ def _output_has_no_reader() -> bool:
 
 
 def _needs_a_lake(settings: Settings) -> None:
-    """Leave, having made nothing, where there is no lake."""
+    """Leave, having made nothing, where there is no lake. ``published_version`` raises then, and says how to begin."""
     if not lake.exists(settings):
         published_version(settings)
 

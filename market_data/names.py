@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from loaders.sources import few
+from loaders.texts import few
 
 
 def unknown(kind: str, name: str, known: Iterable[str], place: str, most: int = 20) -> str:

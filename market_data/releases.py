@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 
 from loaders.settings import Settings
-from loaders.sources import few
+from loaders.texts import few
 from market_data import bookkeeping, lake, lock
 from market_data.names import unknown
 

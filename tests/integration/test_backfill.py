@@ -179,6 +179,15 @@ def test_delivery_times_may_be_stated(settings: Settings, archive: Path) -> None
     assert [entry.delivered_at for entry in entries(settings)] == ["2024-06-10T16:00:00.000000000Z"]
 
 
+def test_days_with_few_of_the_fields_land_where_they_are_accepted(settings: Settings, archive: Path) -> None:
+    put(archive, SESSIONS[0], b"ticker,close,colour\nA,1,red\n")
+    done = command(settings, archive)
+    assert f"refused │     1 │ {SESSIONS[0]}" in done.output
+    assert f"; `--feed {NAME} --accept other-feed` lands it" in done.output
+    done = command(settings, archive, "--accept", "other-feed")
+    assert f"landed  │     1 │ {SESSIONS[0]}" in done.output
+
+
 def test_of_two_files_for_a_day_none_is_guessed(settings: Settings, archive: Path) -> None:
     put(archive, SESSIONS[0], suffix=".csv")
     both = put(archive, SESSIONS[0])

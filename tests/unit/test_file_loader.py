@@ -222,7 +222,7 @@ MIXED = [  # the feed as which it is given, a file's name, its bytes, what the r
     ("binance_spot", "coinbase_exchange_ws_2021.txt", b"1723161254087896568 {}", "`mdp load file --feed coinbase_exch"),
     # Half of the fields of trades are those of quotes too, and all fields of quotes are there.
     ("massive_trades", "q.csv", QUOTES, "7 of the 13 fields of feed massive_trades and 14 of the 14 fields of "),
-    ("massive_trades", "q.csv", QUOTES, "`mdp load file --feed massive_quotes` loads it, or `mdp load file --feed "),
+    ("massive_trades", "q.csv", QUOTES, "`mdp load file --feed massive_quotes` loads it, or `--feed massive_trades --"),
     ("massive_trades", "a.csv", DAY, "it lacks conditions, correction, exchange, id, participant_timestamp, price"),
     ("massive_trades", "a.csv", DAY, "tape and 2 more; `mdp load file --feed massive_day_aggs` loads it, or `mdp load"),
     ("massive_trades", "m.csv", b"ticker,start_date,colour\nA,,\n", "has 1 of the 13 fields of feed massive_trades"),
@@ -239,6 +239,8 @@ def test_a_file_of_another_feed_is_refused_unless_told_to_land(
     refused(one(path, feed, settings, **stated), raw, words)
     outcome = one(path, feed, settings, **stated, accept=["other-feed"])
     assert (outcome.status, outcome.entry.feed, outcome.entry.records) == ("loaded", feed, 1)
+    again = one(path, feed, settings, **stated)
+    assert (again.status, again.entry) == ("unchanged", outcome.entry)
 
 
 EVOLVED = [
@@ -270,14 +272,27 @@ def test_a_feed_whose_fields_are_a_part_of_anothers_is_no_likeness(
 
 
 def test_a_directory_of_several_feeds_lands_what_is_of_the_one(settings: Settings, write: Write) -> None:
-    write("massive_trades_2024-06-03.csv", b"ticker,price\nA,1\n")
-    write("notes.txt", b"what the desk wrote\n")
-    done = command(settings, "--feed", "massive_day_aggs", write(NAME, DAY).parent)
+    trades = write("massive_trades_2024-06-03.csv", b"ticker,price\nA,1\n")
+    inbox = write(NAME, DAY).parent
+    for given, status in ((inbox, "loaded 1 records"), (f"{inbox}/*.csv", "the same bytes")):
+        done = command(settings, "--feed", "massive_day_aggs", given)
+        assert done.exit_code == 0, done.output
+        assert f"{NAME}: {status}" in done.output
+        assert f"{trades}: skipped: has the name of a file of feed massive_trades (massive_trades_<s" in done.output
+    assert [entry.outcome for entry in Ledger(open_store(settings.raw)).entries()] == ["loaded"]
+    (skipped,) = (o for o in load([inbox], "massive_day_aggs", settings=settings) if o.status == "skipped")
+    assert (skipped.path, skipped.entry.key, skipped.entry.records) == (str(trades), "", 0)
+    done = command(settings, "--feed", "massive_trades", "--accept", "other-feed", inbox)
+    assert (done.exit_code, done.output.count(": loaded 1 records")) == (0, 2)
+
+
+def test_what_a_directory_holds_of_no_feed_and_what_is_named_itself_is_refused(
+    settings: Settings, write: Write
+) -> None:
+    trades, notes = write("massive_trades_2024-06-03.csv", b"ticker,price\nA,1\n"), write("notes.txt", b"of the desk\n")
+    done = command(settings, "--feed", "massive_day_aggs", trades, notes.parent)
     assert done.exit_code == 1
-    assert f"{NAME}: loaded 1 records" in done.output
-    assert done.output.count(": refused: has ") == 2
-    done = command(settings, "--feed", "massive_trades", "--accept", "other-feed", write(NAME, DAY))
-    assert (done.exit_code, "loaded 1 records" in done.output) == (0, True)
+    assert [done.output.count(f"{path}: refused: has ") for path in (trades, notes)] == [1, 1]
 
 
 def test_drift_lands_and_is_noted(settings: Settings, write: Write) -> None:

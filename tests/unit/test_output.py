@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -62,6 +63,18 @@ def test_a_reader_that_has_gone_ends_the_command_without_a_word(raised: str, cod
         [sys.executable, "-c", program], stdout=writes, stderr=subprocess.PIPE, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_output_that_cannot_be_written_is_told_in_a_line() -> None:
+    program = (
+        "import sys\nfrom market_data import cli\n@cli.main.command()\ndef short():\n    "
+        "sys.stdout.write('a line')\n    sys.exit(0)\ncli.main(['short'])"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "mdp: [Errno 28] No space left on device\n")
 
 
 def test_maintenance_says_what_it_would_keep_in_published_versions() -> None:
