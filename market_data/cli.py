@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import os
 import select
 import sys
 from collections.abc import Callable, Iterator
@@ -67,7 +68,18 @@ class _Commands(click.Group):
         try:
             return super().invoke(context)
         finally:
-            sys.stdout.flush()
+            _flush()
+
+
+def _flush() -> None:
+    """Write out what was shown. Raises OSError where that fails; what was not written is dropped then."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # click drops it
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter fails on it at exit
+        raise
 
 
 def _output_has_no_reader() -> bool:

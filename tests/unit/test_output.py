@@ -70,9 +70,10 @@ def test_output_that_cannot_be_written_is_told_in_a_line() -> None:
         "import sys\nfrom market_data import cli\n@cli.main.command()\ndef short():\n    "
         "sys.stdout.write('a line')\n    sys.exit(0)\ncli.main(['short'])"
     )
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, env=buffered, check=False
         )
     assert (done.returncode, done.stderr) == (1, "mdp: [Errno 28] No space left on device\n")
 
