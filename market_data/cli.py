@@ -612,9 +612,12 @@ def trace(query: str, as_json: bool, version: str | None, most: int) -> None:
         query = sys.stdin.read()
     with connect_client(version=_number_or_name(version)) as client:
         try:
-            found = records(client, Settings.from_env(), query, most).arrow
+            found = records(client, Settings.from_env(), query, most + 1).arrow
         except (duckdb.Error, NotTraceableError) as error:
             fail(str(error))
+    if found.num_rows > most:
+        found = found.slice(0, most)
+        notes.print(f"the first {most:,} rows; --rows N traces more", style="dim")
     if as_json or not found.num_rows:
         output.show_rows(found, screen, as_json=as_json, nothing="the answer has no rows")
     else:
