@@ -602,7 +602,8 @@ def trace(query: str, as_json: bool, version: str | None, most: int) -> None:
     \b
     mdp trace "select * from canonical.trades where symbol = 'AAPL' order by price desc limit 1"
 
-    The rows must have load_id, source_partition and source_position, as those of schema canonical have.
+    The rows must have load_id, source_partition and source_position, as those of schema canonical have. The exit
+    code is 1 if the raw zone lacks a record.
     """
     from market_data import connect as connect_client
     from market_data import output
@@ -622,6 +623,7 @@ def trace(query: str, as_json: bool, version: str | None, most: int) -> None:
         output.show_rows(found, screen, as_json=as_json, nothing="the answer has no rows")
     else:
         output.show_traced(found, screen)
+    sys.exit(1 if found["raw_object"].null_count else 0)
 
 
 @main.group(invoke_without_command=True)
