@@ -93,7 +93,7 @@ def test_a_lag_never_looks_ahead(lag: str, message: str) -> None:
 
 
 def test_an_age_is_never_negative() -> None:
-    with pytest.raises(duckdb.Error, match="max_age -1 days is negative: nothing is so young"):
+    with pytest.raises(duckdb.Error, match="max_age -1 day is negative: nothing is so young"):
         ask_days().execute(f"{ASKED}('decisions', 'given', interval '0 minutes', interval '-1 day')").fetchall()
 
 
