@@ -615,7 +615,8 @@ def trace(query: str, as_json: bool, version: str | None, most: int) -> None:
     \b
     mdp trace "select * from canonical.trades where symbol = 'AAPL' order by price desc limit 1"
 
-    The rows must have load_id, source_partition and source_position, as those of schema canonical have.
+    The rows must have load_id, source_partition and source_position, as those of schema canonical have. The exit
+    code is 1 if the raw zone lacks a record.
     """
     from market_data import connect as connect_client
     from market_data import output
@@ -625,13 +626,17 @@ def trace(query: str, as_json: bool, version: str | None, most: int) -> None:
         query = sys.stdin.read()
     with connect_client(version=_number_or_name(version)) as client:
         try:
-            found = records(client, Settings.from_env(), query, most).arrow
+            found = records(client, Settings.from_env(), query, most + 1).arrow
         except (duckdb.Error, NotTraceableError) as error:
             fail(str(error))
+    if found.num_rows > most:
+        found = found.slice(0, most)
+        notes.print(f"the first {most:,} rows; --rows N traces more", style="dim")
     if as_json or not found.num_rows:
         output.show_rows(found, screen, as_json=as_json, nothing="the answer has no rows")
     else:
         output.show_traced(found, screen)
+    sys.exit(1 if found["raw_object"].null_count else 0)
 
 
 @main.group(invoke_without_command=True)

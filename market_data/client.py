@@ -353,7 +353,12 @@ def connect(settings: Settings | None = None, *, version: int | str | None = Non
 
 
 def at(version: int | str, settings: Settings | None = None) -> Client:
-    """Open one published version: by its number, as an answer or a backtest's header names it, or by a pin's name."""
+    """Open one published version: by its number, as an answer or a backtest's header names it, or by a pin's name.
+
+    Raises ``TypeError`` for None, which ``connect`` takes for the last version, and else what ``connect`` does.
+    """
+    if version is None:
+        raise TypeError("at(None) names no version; connect() opens the last")
     return connect(settings, version=version)
 
 

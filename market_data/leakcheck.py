@@ -136,6 +136,11 @@ def check(
             raise LeakCheckError("the query reads no table of canonical, research or versioned that has versions")
         comparison = _Comparison(connection, query, twin.ask(query, _END, ()))
         comparison.expect_stable(twin.ask(query, _END, ()))
+        if known_at and max(known_at) >= (last := twin.last_change(tables)):
+            raise LeakCheckError(
+                f"at {max(known_at)} there is nothing to cut: the last version of what the query reads began or ended"
+                f" at {last}; name earlier times"
+            )
         times = sorted(known_at) or twin.sample(tables, comparison.first_time(), comparison.things(), samples)
         rows, leaks, seen = 0, [], set()
         for time in times:
@@ -286,6 +291,17 @@ class _Twin:
             self._connection.execute(f"set variable {identifier(self._variable(table))} = {value}")
         parameters = {} if query.time else {"known_at": known_at}
         return self._connection.execute(query.sql, parameters).to_arrow_table()
+
+    def last_change(self, tables: Sequence[str]) -> dt.datetime:
+        """When the last of the tables' versions began or ended; the beginning of time where they have none."""
+        ends = (
+            "greatest(known_from, known_to)" if "known_to" in self._columns[name] else "known_from" for name in tables
+        )
+        moments = " union all ".join(
+            f"select max({end})::timestamp as moment from whole.{name}" for name, end in zip(tables, ends, strict=True)
+        )
+        (last,) = self._connection.execute(f"select max(moment) from ({moments})").fetchone() or (None,)
+        return last or dt.datetime.min
 
     def sample(
         self, tables: Sequence[str], first: dt.datetime | None, things: dict[str, list[str]], samples: int

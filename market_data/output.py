@@ -102,13 +102,16 @@ def show_traced(rows: pa.Table, screen: Console) -> None:
     """Show the records that rows come from, each with its place, the objects that hold it, and its whole text."""
     for row in rows.to_pylist():
         _show_place(row, screen)
-        for name in ("raw_object", "original_file", "record"):
-            if row[name] is not None:
-                screen.print(f"  {name:<13}  {escape(row[name])}", soft_wrap=True, highlight=False)
-        if row["record"] is None:
+        if row["raw_object"] is None:
             screen.print(
                 "  [red]the raw zone has no such record; `mdp verify` says what is amiss[/red]", soft_wrap=True
             )
+            continue
+        for name in ("raw_object", "original_file"):
+            if row[name] is not None:
+                screen.print(f"  {name:<13}  {escape(row[name])}", soft_wrap=True, highlight=False)
+        text = "[dim]no payload[/dim]" if row["record"] is None else escape(row["record"])
+        screen.print(f"  {'record':<13}  {text}", soft_wrap=True, highlight=False)
 
 
 def _show_place(row: dict[str, Any], screen: Console) -> None:

@@ -46,6 +46,8 @@ def instant(time: KnownAt, name: str = "known_at") -> str:
     nanoseconds = ""
     if isinstance(time, str):
         time, nanoseconds = _read(time, name)
+    if time != time:  # pandas' NaT
+        raise ValueError(f"{name} is NaT, which is no time")
     if not isinstance(time, dt.datetime):
         if not isinstance(time, dt.date):
             raise TypeError(f"{name} is a {type(time).__name__}; give a time, or market_data.LATEST")

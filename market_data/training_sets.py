@@ -116,8 +116,13 @@ class FeatureReader:
         self, decisions: Any, names: Sequence[str], lag: dt.timedelta, max_age: dt.timedelta | None
     ) -> pa.Table:
         """The decisions, in their order, with a column for each name. See ``Client.features``."""
+        for name, span in (("lag", lag), ("max_age", max_age)):
+            if not isinstance(span, dt.timedelta) and (name == "lag" or span is not None):
+                raise TypeError(f"{name} is {span!r}; give a datetime.timedelta")
         if lag < dt.timedelta():
             raise ValueError(f"lag {lag} is negative: a decision would see what became known after it")
+        if max_age is not None and max_age < dt.timedelta():
+            raise ValueError(f"max_age {max_age} is negative: nothing is so young")
         wanted = [self._feature(name) for name in ([names] if isinstance(names, str) else names)]
         wanted = self._by_instrument(wanted)
         rows = as_table(decisions)

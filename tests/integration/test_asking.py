@@ -314,6 +314,10 @@ def test_decisions_keep_their_own_columns_and_a_zone(md: market_data.Client) -> 
     assert md.features(zoned, ["bars_1d.close"]).pl()["bars_1d.close"].equals(plain["bars_1d.close"])
     with pytest.raises(ValueError, match="lag -1 day, 0:00:00 is negative"):
         md.features(asked, ["bars_1d.close"], lag=dt.timedelta(days=-1))
+    with pytest.raises(ValueError, match="max_age -1 day, 0:00:00 is negative"):
+        md.features(asked, ["bars_1d.close"], max_age=dt.timedelta(days=-1))
+    with pytest.raises(TypeError, match=r"lag is 15; give a datetime\.timedelta"):
+        md.features(asked, ["bars_1d.close"], lag=15)
     with pytest.raises(TypeError, match="decision_time is string; give timestamps"):
         md.features(pa.table({"instrument_id": [UP], "decision_time": ["2024-02-01"]}), ["bars_1d.close"])
 

@@ -201,6 +201,7 @@ def test_a_full_refresh_is_equal_after_the_seal_and_after_the_removal(warehouse:
     clock[0] += 8 * 86_400 * 10**9
     assert statuses(sealed(warehouse)) == ["removed"]
     assert open_files(warehouse) == []
+    assert traced_trades(warehouse) == records
     equal_after(warehouse, before)
     assert traced_trades(warehouse) == records
     assert statuses(sealed(warehouse)) == []

@@ -9,6 +9,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import duckdb
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -61,6 +62,14 @@ def test_a_time_that_the_clocks_skip_is_refused(known_at: market_data.client.Kno
 def test_what_is_no_time_at_all_is_refused(known_at: object) -> None:
     with pytest.raises(TypeError, match=r"give a time, or market_data\.LATEST"):
         instant(known_at)  # type: ignore[arg-type]
+
+
+def test_no_time_and_no_version_are_refused() -> None:
+    """What a frame has where there is no time, and what a variable is that nobody set."""
+    with pytest.raises(ValueError, match="known_at is NaT, which is no time"):
+        instant(pd.NaT)
+    with pytest.raises(TypeError, match=r"at\(None\) names no version"):
+        market_data.at(None)  # type: ignore[arg-type]
 
 
 def test_nanoseconds_in_text_are_not_lost() -> None:

@@ -162,3 +162,15 @@ def test_a_check_that_compares_nothing_is_refused(
 ) -> None:
     with pytest.raises(leakcheck.LeakCheckError, match=f"nothing was compared: {message}"):
         check(sql, *known_at)
+
+
+def test_a_time_after_which_nothing_changed_is_refused(check: Check) -> None:
+    """Nothing is cut there, so that any query would pass. The nanosecond before the last change still cuts it."""
+    leaking = "-- leakcheck: time = known_from\nselect value, known_from, known_to as until from research.macro_series"
+    last = dt.datetime(2024, 2, 28)
+    for known_at in (last, last + dt.timedelta(days=900)):
+        with pytest.raises(
+            leakcheck.LeakCheckError, match=f"at {known_at} there is nothing to cut.* ended at {last}; "
+        ):
+            check(leaking, BETWEEN, known_at)
+    assert check(leaking, last - dt.timedelta(microseconds=1)).leaks

@@ -92,6 +92,11 @@ def test_a_lag_never_looks_ahead(lag: str, message: str) -> None:
         ask_days().execute(f"{ASKED}('decisions', 'given', {lag}, null)").fetchall()
 
 
+def test_an_age_is_never_negative() -> None:
+    with pytest.raises(duckdb.Error, match="max_age -1 day is negative: nothing is so young"):
+        ask_days().execute(f"{ASKED}('decisions', 'given', interval '0 minutes', interval '-1 day')").fetchall()
+
+
 def test_decisions_in_memory_are_not_compared_each_with_each() -> None:
     """Of whose number DuckDB knows nothing: ten times as many would take a hundred times as long."""
     connection = ask_days()
@@ -119,7 +124,7 @@ NO_TIMES = [
 @pytest.mark.parametrize(("given", "named"), NO_TIMES)
 def test_what_is_no_time_is_refused_by_name(given: str, named: str) -> None:
     """Of a comparison with null no row would be left; an as-of join would answer null with the newest there is."""
-    forms = "give a TIMESTAMP (UTC), a TIMESTAMPTZ, a DATE or text such as '2024-03-08 16:00:00'"
+    forms = "give a TIMESTAMP (UTC), a TIMESTAMPTZ, a DATE or text such as '2024-03-08 16:00:00' or"
     asked = f"with decisions as (select 'A' as instrument_id, {given} as decision_time) select close from asked"
     for argument, connection, query in (
         ("known_at", closes_as_of(), f"from asked({given})"),

@@ -33,7 +33,6 @@ def run(page: Path, directory: Path) -> list[Ran]:
     text = page.read_text(encoding="utf-8")
     names: dict[str, Any] = {"__name__": "__page__"}
     ran, parts, end = [], [], 0
-    (directory / "images").mkdir(exist_ok=True)
     with contextlib.chdir(directory):
         for cell in _CELL.finditer(text):
             line = text.count("\n", 0, cell.start("code")) + 1

@@ -28,7 +28,7 @@
             then error(
                 '{{ argument }} is no time from 1677 to 2262: '
                 || coalesce('''' || {{ argument }}::varchar || ''' (' || typeof({{ argument }}) || ')', 'null')
-                || '; give a TIMESTAMP (UTC), a TIMESTAMPTZ, a DATE or text such as ''2024-03-08 16:00:00'''
+                || '; give a TIMESTAMP (UTC), a TIMESTAMPTZ, a DATE or text such as ''2024-03-08 16:00:00'' or ''2024-03-08 11:00:00-05'''
             )
         else {{ iso_text_to_time(argument ~ '::varchar') }}
     end

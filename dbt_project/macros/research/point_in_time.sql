@@ -22,6 +22,8 @@
             numbered.*,
             {{ asked_key }} as asked_key,
             case
+                when epoch_ns(max_age::interval) < 0
+                    then error('max_age ' || max_age::varchar || ' is negative: nothing is so young')
                 when epoch_ns(lag::interval) >= 0
                     then make_timestamp_ns(epoch_ns({{ asked_time('decision_time') }}) - epoch_ns(lag::interval))
                 when lag is null then error('lag is null: write interval ''0 minutes'' for what is known at the decision')
