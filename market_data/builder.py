@@ -83,9 +83,6 @@ class Builder:
                 "seconds": seconds,
             })  # fmt: skip
             self.built += outcome.built
-            if outcome.built and self.built == 1:
-                gc.freeze()  # what dbt knows of the project stays, and need not be looked at again and again
-                gc.set_threshold(50_000, 20, 50)
             if outcome.built and self.built % COMPACT_EVERY == 0:
                 self._compact(project)
         except FAILURES as error:
@@ -128,6 +125,7 @@ def main() -> None:
         out.write(json.dumps(what) + "\n")
         out.flush()
 
+    gc.set_threshold(50_000, 20, 50)  # what dbt knows of the project stays, and need not be looked at so often
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # told to all processes at once: the supervisor closes the input
     logs.configure(log_style())

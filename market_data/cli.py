@@ -416,7 +416,7 @@ def list_quarantine(feed: str | None, reason: str | None, load_id: str | None, a
 
 @quarantine.command("show")
 @_choice
-@click.option("--rows", "most", default=20, show_default=True, help="Records to show.")
+@click.option("--rows", "most", type=click.IntRange(1), default=20, show_default=True, help="Records to show.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def show_quarantine(feed: str | None, reason: str | None, load_id: str | None, most: int, as_json: bool) -> None:
     """Show records with what is wrong, where they are, and their text."""
@@ -424,12 +424,12 @@ def show_quarantine(feed: str | None, reason: str | None, load_id: str | None, m
     from market_data import quarantine as quarantined
 
     settings, chosen = Settings.from_env(), _chosen(feed, reason, load_id)
-    found, groups = quarantined.records(settings, chosen, most), quarantined.groups(settings, chosen)
-    nothing = "" if groups.num_rows else _why_none(settings, chosen)
-    if as_json or not groups.num_rows:
+    found, all_records = quarantined.records(settings, chosen, most)
+    nothing = "" if all_records else _why_none(settings, chosen)
+    if as_json or not all_records:
         output.show_rows(found, screen, as_json=as_json, nothing=nothing)
     else:
-        output.show_quarantined(found, sum(groups["records"].to_pylist()), screen)
+        output.show_quarantined(found, all_records, screen)
 
 
 @quarantine.command("retry")

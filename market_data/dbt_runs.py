@@ -248,12 +248,17 @@ _parsed: dict[str, Any] = {}
 
 
 def _keep(code: str, manifest: Any) -> None:
-    """Keep what was parsed last, out of the garbage collector's sight, which would look through it in each build."""
+    """Keep what was parsed last, out of the garbage collector's sight, which would look through it in each build.
+
+    While dbt's connection is open it stays in sight, with all else: what holds a cursor, and is done with later, would
+    never be collected, nor the lake be free after `close`.
+    """
     _parsed.clear()
     gc.unfreeze()
     _parsed[code] = manifest
     gc.collect()
-    gc.freeze()
+    if _open_connection() is None:
+        gc.freeze()
 
 
 def _code() -> str:

@@ -47,7 +47,8 @@ select
     kind,
     arrived_at,
     is_other_code as may_be_read,
-    coalesce(try(decode(payload)), payload::varchar) as record
+    coalesce(try(decode(payload)), payload::varchar) as record,
+    count(*) over () as all_records
 from chosen
 order by feed, arrived_at, source, source_partition, source_position
 limit $most
@@ -101,9 +102,10 @@ def groups(settings: Settings, chosen: Chosen) -> pa.Table:
     return _ask(settings, GROUPS, chosen)
 
 
-def records(settings: Settings, chosen: Chosen, most: int) -> pa.Table:
-    """The records themselves, in order of arrival."""
-    return _ask(settings, RECORDS, chosen, most=most)
+def records(settings: Settings, chosen: Chosen, most: int) -> tuple[pa.Table, int]:
+    """The records themselves, in order of arrival, at most so many (one or more), and how many there are."""
+    found = _ask(settings, RECORDS, chosen, most=most)
+    return found.drop_columns("all_records"), found["all_records"][0].as_py() if found.num_rows else 0
 
 
 def why_none(settings: Settings, chosen: Chosen) -> str:

@@ -330,13 +330,14 @@ def _between(connection: duckdb.DuckDBPyConnection, stored: _Stored, before: int
     place = f"{lake.quoted(stored.schema)}, {lake.quoted(stored.table)}"
     # The feed begins a version too early, since the snapshot after it may have expired; what it says of that one weighs
     # nothing. A condition instead would pass over files of deletions, which are put down to the first one in them.
+    # It may name a deletion twice.
     came, went = connection.execute(
         f"""
         with moved as (
-            select 1 as weight, snapshot_id, *
+            select 1 as weight, snapshot_id, rowid, *
             from ducklake_table_insertions('lake', {place}, {before}, {version})
             union all
-            select -1 as weight, snapshot_id, *
+            select distinct -1 as weight, snapshot_id, rowid, *
             from ducklake_table_deletions('lake', {place}, {before}, {version})
         ),
 

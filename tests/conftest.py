@@ -9,6 +9,7 @@ the summary says what to install. With MDP_REQUIRE_SERVICES=1 the absence of pro
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
@@ -183,12 +184,14 @@ def load_extension_from_wheel(connection: Any, name: str) -> None:
 def leave_signatures_unchecked() -> None:
     """Load extensions in this process with no look at their signatures, which takes most of the time of opening a lake.
 
-    What the tests start as processes of their own, mdp among them, looks at them, as it does at a user's.
+    What the tests start as processes of their own, mdp among them, looks at them, as it does at a user's; here only the
+    connect behind it does (`inspect.unwrap`).
     """
     import duckdb
 
     connect = duckdb.connect
 
+    @functools.wraps(connect)
     def connect_unchecked(
         database: str | Path = ":memory:", read_only: bool = False, config: Mapping[str, Any] | None = None
     ) -> duckdb.DuckDBPyConnection:

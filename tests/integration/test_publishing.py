@@ -133,12 +133,14 @@ def dbt(warehouse: Warehouse, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def test_plain_dbt_publishes_nothing_and_mdp_publish_does(built: Warehouse) -> None:
-    """In a lake that was made before one of the registry's columns was there."""
+    """In a lake that was made before one of the registry's columns was there, and another seed's had its type."""
     version, count = client.published_version(built.settings), trade_count(built)
-    clocks = "select feed, quote_clock from reference.feeds order by feed"
+    clocks = "select feed, quote_clock, grid from reference.feeds left join reference.books using (feed) order by feed"
     before = built.ask(clocks)
     with lock.writers_lock(built.settings), lake.open_for_writing(built.settings) as head:
         head.execute("alter table lake.reference.feeds drop column quote_clock")
+        head.execute("alter table lake.reference.books drop column grid")
+        head.execute("alter table lake.reference.books add column grid bigint")
     add(built, "binance_spot_3", [(5, "100", "1")])
     for command in ("seed", "run", "test"):
         done = dbt(built, command)

@@ -191,6 +191,8 @@ def test_quarantine_is_listed_and_shown(drifted: Warehouse, monkeypatch: pytest.
     assert "no record in quarantine is of feed binance_spot, reason not_utf8; there are of binance" in none.output
     of_all = mdp(drifted, monkeypatch, "quarantine", "show", "--rows", "2")
     assert "\n2 of 9 records; --rows 9 shows all\n" in of_all.output
+    as_json = mdp(drifted, monkeypatch, "quarantine", "show", "--rows", "2", "--json")
+    assert [list(json.loads(line))[-1] for line in as_json.stdout.splitlines()] == ["record", "record"]
 
 
 def test_after_a_fix_retry_makes_them_canonical_as_known_from_the_beginning(

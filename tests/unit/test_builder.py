@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import select
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from loaders.settings import Settings
-from market_data import builder
+from market_data import builder, dbt_runs
 from market_data.build import BuildFailedError, Outcome
 from market_data.builder import COMPACT_EVERY, IDLE_SECONDS, LONGEST_WAIT, Builder
 
@@ -41,7 +42,6 @@ class World:
         monkeypatch.setattr(builder, "Project", lambda *_, **__: nullcontext(project))
         monkeypatch.setattr(builder, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(builder, "select", SimpleNamespace(select=self._select))
-        monkeypatch.setattr(builder, "gc", SimpleNamespace(freeze=lambda: None, set_threshold=lambda *_: None))
         monkeypatch.setattr(builder.build, "build", self._build)
         monkeypatch.setattr(builder.dbt_runs, "close", self._close)
         monkeypatch.setattr(builder.lock, "writers_lock", self._lock)
@@ -185,3 +185,24 @@ def test_a_failure_to_put_files_together_is_told_and_tried_after_other_builds(
     assert world.run(*[news] * (COMPACT_EVERY + 2), end)
     assert world.compacted == [COMPACT_EVERY]
     assert [report["failures"] for report in world.told("failed")] == [["rows would change"]]
+
+
+class Cursor:
+    """One that, as dbt's connections do, can be reached from itself."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_what_holds_dbts_connection_when_the_project_was_parsed_goes_at_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dbt_runs, "_parsed", {})
+    cursor = Cursor()
+    alive = weakref.ref(cursor)
+    with monkeypatch.context() as open_now:
+        open_now.setattr(dbt_runs, "_open_connection", Cursor)
+        dbt_runs._keep("code", "manifest")
+    del cursor
+    dbt_runs.close()
+    assert alive() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,18 @@ NOWHERE = Settings(raw="raw", lake="lake.sqlite", lake_data="lake")
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(raw=str(tmp_path / "raw"), lake=str(tmp_path / "lake.sqlite"), lake_data=str(tmp_path / "lake"))
+
+
+def test_the_extensions_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a lake may need: the tests' own connections do not look (tests/conftest.py)."""
+    monkeypatch.setattr(duckdb, "connect", inspect.unwrap(duckdb.connect))
+    with duckdb.connect() as connection:
+        assert connection.execute("select current_setting('allow_unsigned_extensions')").fetchone() == (False,)
+        needed = {*lake.extensions(NOWHERE), *lake.extensions(replace(NOWHERE, lake="postgres:", raw="s3://raw"))}
+        for name in needed:
+            connection.execute(f"load '{lake.extension_file(name)}'")
+        loaded = "select extension_name from duckdb_extensions() where loaded and install_mode != 'STATICALLY_LINKED'"
+        assert {name for (name,) in connection.execute(loaded).fetchall()} == needed
 
 
 def test_no_connection_plans_an_asof_join_as_a_loop(settings: Settings) -> None:

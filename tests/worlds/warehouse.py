@@ -17,7 +17,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,8 +207,7 @@ def told_wrongly(warehouse: Warehouse) -> list[str]:
     now, then = (warehouse.tables(names, version=one.version) for one in (last, before))
     wrong = []
     for name in names:
-        rows, rows_then = _rounded(now[name]), _rounded(then[name])
-        came, went = (rows - rows_then).total(), (rows_then - rows).total()
+        came, went = _moved(now[name], then[name])
         revised = min(came, went)
         told, change = last.changes.get(name), releases.Change(came - revised, revised, went - revised)
         if (told or releases.Change(0, 0, 0)) != change:
@@ -216,13 +215,29 @@ def told_wrongly(warehouse: Warehouse) -> list[str]:
     return wrong
 
 
-def _rounded(table: pa.Table) -> Counter[str]:
-    """The rows, so that those are equal whose numbers are to 1e-12 relative."""
+def _moved(now: pa.Table, then: pa.Table) -> tuple[int, int]:
+    """How many rows came and went, but for those that came in the place of an equal one."""
+    rows, rows_then = _facts_and_floats(now), _facts_and_floats(then)
+    came, went = list((rows - rows_then).elements()), list((rows_then - rows).elements())
+    gone: dict[str, list[tuple[float | None, ...]]] = defaultdict(list)
+    for facts, floats in went:
+        gone[facts].append(floats)
+    equal = 0
+    for facts, floats in came:
+        before = next((before for before in gone[facts] if all(map(same, floats, before))), None)
+        if before is not None:
+            gone[facts].remove(before)
+            equal += 1
+    return len(came) - equal, len(went) - equal
 
-    def told(cell: Any) -> str:
-        return f"{cell:.11g}" if isinstance(cell, float) else repr(cell)
 
-    return Counter(str({name: told(cell) for name, cell in row.items()}) for row in table.to_pylist())
+def _facts_and_floats(table: pa.Table) -> Counter[tuple[str, tuple[float | None, ...]]]:
+    """The rows, each as what is exact of it, as text, and its floats."""
+    floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
+    return Counter(
+        (repr({name: cell for name, cell in row.items() if name not in floats}), tuple(row[name] for name in floats))
+        for row in table.to_pylist()
+    )
 
 
 def table_differences(left: pa.Table, right: pa.Table) -> list[str]:
