@@ -24,8 +24,12 @@ from market_data.names import unknown
 
 PINS = "create table if not exists lake.observability.pins (name varchar, version bigint)"
 _METADATA = "__ducklake_metadata_lake"
-_NO_CONTENT = ("build_seq", "load_seq", "is_last", "first_event_time", "last_event_time")
-"""Columns of stored tables that say nothing of what is known."""
+_NO_CONTENT = (
+    *("build_seq", "load_seq", "is_last", "first_event_time", "last_event_time"),
+    *("first_copy", "delivered_at", "rule_known_from", "self_dated"),
+    *("scope", "load_scope", "identity_scope", "slot", "quote_number"),
+)
+"""Columns of stored tables that say nothing of what is known: views do not show them."""
 _NUMBERS = ("DOUBLE", "FLOAT")
 _PAIRS = "feed in (select feed from lake.reference.feeds where asset_class = 'crypto')"
 _PARTS = {
@@ -236,28 +240,26 @@ def _changes(connection: duckdb.DuckDBPyConnection, before: int | None, version:
     then = {} if before is None else _tables(connection, before)
     for name, parts in sorted(_tables(connection, version).items()):
         earlier = then.get(name, {})
-        changes = [_change(connection, earlier.get(table), before, stored, version) for table, stored in parts.items()]
-        found = [change for change in changes if change is not None]
-        if found:
-            yield (
-                name,
-                Change(
-                    sum(change.added for change in found),
-                    sum(change.revised for change in found),
-                    sum(change.removed for change in found),
-                    any(change.is_new for change in found),
-                ),
-            )
+        came = went = 0
+        is_new = False
+        for table, stored in parts.items():
+            if before is not None and earlier.get(table) == stored:
+                moved = _between(connection, stored, before, version)
+            else:
+                moved, is_new = _made_anew(connection, earlier.get(table), before, stored, version), True
+            came, went = came + moved[0], went + moved[1]
+        if came or went or is_new:
+            revised = min(came, went)
+            yield name, Change(came - revised, revised, went - revised, is_new)
 
 
-def _change(
+def _made_anew(
     connection: duckdb.DuckDBPyConnection, earlier: _Stored | None, before: int | None, stored: _Stored, version: int
-) -> Change | None:
-    if before is not None and earlier == stored:
-        return _between(connection, stored, before, version)
+) -> tuple[int, int]:
+    """How many more rows a table has that was made since, and how many less; which are others is not looked at."""
     rows = _count(connection, stored, version)
     more = rows - (_count(connection, earlier, before) if earlier and before is not None else 0)
-    return Change(max(more, 0), 0, max(-more, 0), is_new=True)
+    return max(more, 0), max(-more, 0)
 
 
 def _tables(connection: duckdb.DuckDBPyConnection, version: int) -> dict[str, dict[str, _Stored]]:
@@ -321,8 +323,9 @@ def _tables(connection: duckdb.DuckDBPyConnection, version: int) -> dict[str, di
     return found
 
 
-def _between(connection: duckdb.DuckDBPyConnection, stored: _Stored, before: int, version: int) -> Change | None:
-    """What changed in a table that stood: rows that came and went again, and those made anew alike, are no change.
+def _between(connection: duckdb.DuckDBPyConnection, stored: _Stored, before: int, version: int) -> tuple[int, int]:
+    """How many rows of a table that stood came, and how many went. What came and went again, and what was made anew
+    alike, is no change.
 
     Alike are two rows whose numbers differ by no more than sums do that were made in another order (docs/time.md).
     """
@@ -361,10 +364,7 @@ def _between(connection: duckdb.DuckDBPyConnection, stored: _Stored, before: int
         select coalesce(sum(came), 0), coalesce(sum(went), 0) from pairs where not is_alike
         """
     ).fetchall()[0]
-    if not came and not went:
-        return None
-    revised = min(came, went)
-    return Change(int(came - revised), int(revised), int(went - revised))
+    return int(came), int(went)
 
 
 def _content(connection: duckdb.DuckDBPyConnection, stored: _Stored, version: int) -> tuple[list[str], list[str]]:
