@@ -290,7 +290,7 @@ def _tables(connection: duckdb.DuckDBPyConnection, version: int) -> dict[str, di
                 table_id,
                 if(
                     table_id in (select table_id from {_METADATA}.ducklake_column where column_name = 'is_duplicate'),
-                    'not is_duplicate',
+                    'not is_duplicate and not is_deletion',
                     'true'
                 ) as shown
             from {_METADATA}.ducklake_table as t
