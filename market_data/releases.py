@@ -263,7 +263,10 @@ def _made_anew(
 
 
 def _tables(connection: duckdb.DuckDBPyConnection, version: int) -> dict[str, dict[str, _Stored]]:
-    """What people read of a version, by the names that they read it by, each with the tables that hold its rows."""
+    """What people read of a version, by the names that they read it by, each with the tables that hold its rows.
+
+    Of trades deletions are shown too, as cancels.
+    """
 
     def alive(table: str) -> str:
         return f"{table}.begin_snapshot <= {version} and coalesce({table}.end_snapshot > {version}, true)"
@@ -290,7 +293,7 @@ def _tables(connection: duckdb.DuckDBPyConnection, version: int) -> dict[str, di
                 table_id,
                 if(
                     table_id in (select table_id from {_METADATA}.ducklake_column where column_name = 'is_duplicate'),
-                    'not is_duplicate and not is_deletion',
+                    'not is_duplicate' || if(table_name = 'int_trades__versioned', '', ' and not is_deletion'),
                     'true'
                 ) as shown
             from {_METADATA}.ducklake_table as t
