@@ -431,6 +431,43 @@ def test_releases_count_no_row_that_a_sum_in_another_order_made(lake_of_all: Lak
             assert told.changes.get("research.bars") == (Change(*change) if change else None), statements
 
 
+def test_releases_tell_what_views_show(lake_of_all: Lake) -> None:
+    """Of trades deletions are rows, of quotes they are not, of neither how the row is kept; a view's parts are one."""
+    stored = {
+        "canonical.trades": ("int_trades__versioned",),
+        "canonical.quotes": ("int_quotes__versioned",),
+        "research.universe": ("int_universe_top", "int_universe_membership__versioned"),
+    }
+    tables = [f"lake.versioned.{table}" for parts in stored.values() for table in parts]
+    with lake_of_all.writer() as connection:
+        connection.execute("create schema if not exists lake.canonical")
+        for view in stored:
+            connection.execute(f"create view lake.{view} as select 1 as id")
+        for table in tables:
+            connection.execute(
+                f"create table {table} (id bigint, slot varchar, is_duplicate boolean, is_deletion boolean)"
+            )
+            connection.execute(f"insert into {table} values (1, 'a', false, false), (2, 'a', false, false)")
+        lake_of_all.publish(connection)
+
+        def told_after(*statements: str) -> dict[str, Change]:
+            for statement in statements:
+                connection.execute(statement)
+            lake_of_all.publish(connection)
+            (told,) = releases.published(connection, 1)
+            return {view: told.changes[view] for view in stored if view in told.changes}
+
+        assert told_after(*(f"update {table} set slot = 'b'" for table in tables)) == {}
+        rows = "values (3, 'a', false, false), (4, 'a', true, false), (5, 'a', false, true), (6, 'a', true, true)"
+        assert told_after(*(f"insert into {table} {rows}" for table in tables[:2])) == {
+            "canonical.trades": Change(2, 0, 0),
+            "canonical.quotes": Change(1, 0, 0),
+        }
+        assert told_after(
+            f"delete from {tables[2]} where id = 1", f"insert into {tables[3]} values (7, 'a', false, false)"
+        ) == {"research.universe": Change(0, 1, 0)}
+
+
 def test_releases_tell_new_loads_from_those_read_again_and_from_refusals(lake_of_all: Lake) -> None:
     """By what each version has read: all are entered before the first of them is."""
     entered = ["loaded", "refused", "loaded", "loaded", "sealed", "loaded"]
