@@ -5,7 +5,7 @@
         in memory, sorted ── Polars' join_asof on known_from, table by table ──────────────────────────┴─ seconds ┘
     every version looked at for every decision (DuckDB) ── the answer that must be ── mismatches
 
-    .venv/bin/python benchmarks/research.py                                  some ten minutes, 10 GB
+    .venv/bin/python benchmarks/research.py                                  some eight minutes
     .venv/bin/python benchmarks/research.py --instruments 500 --decisions 100000
 
 Asked are five features of one table, and one feature each of two tables and a macro series. Told of Client.features are
