@@ -38,7 +38,7 @@ def mdp_load(file: Path, failpoint: str = "", file_bytes: int | None = None) -> 
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )

@@ -598,7 +598,7 @@ def test_a_catalog_that_is_away_is_told_in_a_line_and_without_secrets(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 1

@@ -44,7 +44,7 @@ def published(zone: Zone) -> str:
 
 def run(zone: Zone, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from market_data.cli import main; main()", *arguments]
-    return subprocess.run(command, env=zone.environment(), capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=zone.environment(), capture_output=True, text=True, timeout=300, check=False)
 
 
 def new_ca(directory: Path) -> tuple[Path, Path]:

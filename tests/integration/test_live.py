@@ -156,7 +156,7 @@ def test_what_is_sent_is_published_whatever_ends_meanwhile(run: Live) -> None:
             env=run.env,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert other.returncode == 1 and "already works" in other.stderr

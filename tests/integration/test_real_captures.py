@@ -742,7 +742,7 @@ def ask_elsewhere(warehouse: Warehouse, *statements: str) -> list[Any]:
         [sys.executable, "-c", textwrap.dedent(ASK_IN_A_PROCESS_OF_ITS_OWN), script, *statements],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

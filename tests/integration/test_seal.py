@@ -326,7 +326,7 @@ def test_a_seal_may_be_killed_at_any_step(warehouse: Warehouse, clock: list[int]
 def _mdp_seal(zone: Warehouse, failpoint: str | None = None) -> subprocess.CompletedProcess[str]:
     environment = zone.environment | ({"MDP_FAILPOINT": failpoint} if failpoint else {})
     arguments = ["seal", "--feed", "binance_spot", "--grace-days", "0"]
-    return subprocess.run([*MDP, *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([*MDP, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_of_two_seals_at_once_one_wins_and_the_other_says_so(

@@ -91,7 +91,7 @@ def test_kafka_makes_no_topic_unasked(kafka_server: Any) -> None:
 def test_kafka_comes_back_after_a_crash_with_what_it_had(kafka_server: Any) -> None:
     topic, before = kafka_server.new_topic(), kafka_server.bootstrap
     producer = KafkaProducer(bootstrap_servers=before, acks="all")
-    producer.send(topic, b"kept").get(timeout=10)
+    producer.send(topic, b"kept").get(timeout=60)
     producer.close()
 
     kafka_server.kill()
@@ -125,7 +125,7 @@ def test_s3_conditional_put_has_exactly_one_winner(s3_server: Any) -> None:
     start = threading.Barrier(writers)
 
     def put(writer: int, key: str) -> bool:
-        start.wait(timeout=20)
+        start.wait(timeout=120)
         try:
             clients[writer].put_object(Bucket=bucket, Key=key, Body=str(writer).encode() * 5000, IfNoneMatch="*")
         except ClientError as error:

@@ -83,7 +83,7 @@ def test_the_inner_release_keeps_it(settings: Settings) -> None:
             [sys.executable, "-c", impatient, settings.raw, settings.lake, settings.lake_data],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 1

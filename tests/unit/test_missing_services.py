@@ -43,7 +43,7 @@ def run_without_java(tmp_path: Path, *arguments: str, **env: str) -> subprocess.
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

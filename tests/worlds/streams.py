@@ -28,7 +28,7 @@ from loaders.settings import Settings
 from loaders.store import Store, open_store
 
 FEED = "binance_spot"
-WAIT = 60.0
+WAIT = 300.0  # longer than anything takes on a slow machine: it ends what hangs, and times nothing
 
 Headers = Sequence[tuple[str, bytes]]
 
