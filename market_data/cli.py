@@ -592,7 +592,7 @@ def sql(query: str, style: str | None, file: Path | None, version: str | None, r
 
     if query == "-":
         query = sys.stdin.read()
-    with connect_client(version=_number_or_name(version)) as client:
+    with connect_client(version=version) as client:
         try:
             kinds = [statement.type.name for statement in duckdb.extract_statements(query)]
             if len(kinds) != 1 or kinds[0] not in ("SELECT", "EXPLAIN"):
@@ -624,7 +624,7 @@ def trace(query: str, as_json: bool, version: str | None, most: int) -> None:
 
     if query == "-":
         query = sys.stdin.read()
-    with connect_client(version=_number_or_name(version)) as client:
+    with connect_client(version=version) as client:
         try:
             found = records(client, Settings.from_env(), query, most + 1).arrow
         except (duckdb.Error, NotTraceableError) as error:
@@ -740,7 +740,7 @@ def leakcheck(
     from market_data.times import instant
 
     settings = Settings.from_env()
-    with connect_client(settings, version=_number_or_name(version)) as client:
+    with connect_client(settings, version=version) as client:
         number = client.version
     try:
         asked = checking.Query.read(
@@ -756,10 +756,6 @@ def leakcheck(
     sys.exit(1 if report.leaks else 0)
 
 
-def _number_or_name(version: str | None) -> int | str | None:
-    return int(version) if version and version.isdecimal() else version
-
-
 @main.command()
 @click.option("--version", metavar="N", help="A version that was published earlier: its number, or a pin's name.")
 def connect(version: str | None) -> None:
@@ -767,13 +763,13 @@ def connect(version: str | None) -> None:
     from market_data import output
     from market_data.releases import kept_version
 
-    settings, asked = Settings.from_env(), _number_or_name(version)
+    settings = Settings.from_env()
     last = published_version(settings)
-    if asked is None:
+    if version is None:
         output.show_connections(settings, last, screen)
         return
     with lake.open_version(settings, None) as head:
-        number = kept_version(head, asked)
+        number = kept_version(head, version)
     output.show_connections(settings, number, screen, is_last=False)
 
 

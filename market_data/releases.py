@@ -90,10 +90,12 @@ class Published:
 
 
 def kept_version(connection: duckdb.DuckDBPyConnection, version: int | str) -> int:
-    """The number of a published version that is kept, given as it is or by the name of a pin.
+    """The number of a published version that is kept, given as it is, as text, or by the name of a pin.
 
     ``connection`` reads the head. Raises ``NotPublishedError`` where there is none, naming the nearest.
     """
+    if isinstance(version, str) and version.isdecimal():
+        version = int(version)
     if isinstance(version, str):
         pinned = pins(connection)
         if version not in pinned:
@@ -128,7 +130,8 @@ def pin(settings: Settings, name: str, version: int | str | None = None) -> int:
     Waits for the lake's writers' lock. Raises ``PinError`` where the name is taken by another version, and
     ``NotPublishedError`` where there is no such version.
     """
-    if not name.strip() or name.strip().isdecimal():
+    name = name.strip()
+    if not name or name.isdecimal():
         raise PinError(f"{name!r} is no name for a pin: a version's number or nothing; say what it is for")
     with lock.writers_lock(settings), lake.open_for_writing(settings) as connection:
         pinned = pins(connection)
@@ -148,6 +151,7 @@ def pin(settings: Settings, name: str, version: int | str | None = None) -> int:
 
 def unpin(settings: Settings, name: str) -> int:
     """Take a pin away; the version that it kept, whose age decides from now on. ``PinError`` where there is none."""
+    name = name.strip()
     with lock.writers_lock(settings), lake.open_for_writing(settings) as connection:
         pinned = pins(connection)
         if name not in pinned:

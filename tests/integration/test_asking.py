@@ -367,7 +367,7 @@ def test_a_pinned_version_is_found_by_its_name(world: tuple[Warehouse, list[Outc
     assert str(header) == f"version={first.version} known_at=2024-03-01T12:00:00.000000Z"
     again = market_data.Header.parse(f"# {header}")
     assert again == header
-    with market_data.at(again.version, warehouse.settings) as reader:
+    with market_data.at(str(again.version), warehouse.settings) as reader:
         assert reader.bars("UP", known_at=again.known_at).arrow.equals(then)
     assert mdp(warehouse, "sql", "select max(session_date) as day from research.bars_1d", "--csv", "--version", "paper"
                          ).stdout == f"day\n{sessions()[11]}\n"  # fmt: skip
