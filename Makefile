@@ -44,7 +44,7 @@ check-sql: $(STAMP)
 		MDP_RAW="$$scratch/raw" MDP_LAKE="$$scratch/lake.sqlite" MDP_LAKE_DATA="$$scratch/lake" \
 		$(BIN)/dbt --quiet --warn-error-options '$(DBT_WARNINGS)' parse --no-partial-parse \
 		--project-dir dbt_project --profiles-dir . --target-path "$$scratch/target" --log-path "$$scratch/logs"
-	@echo "check: sqlfluff (half a minute)"
+	@echo "check: sqlfluff (a minute)"
 	@$(BIN)/sqlfluff lint --disable-progress-bar dbt_project/models dbt_project/tests
 
 test: check ## check, then all tests but the long ones (MDP_CAPTURES=DIR: where the real captures are)

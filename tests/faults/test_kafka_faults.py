@@ -335,6 +335,7 @@ def test_retention_that_overtakes_a_running_loader_stops_it(zone: Zone, kafka_se
     assert any(f"starts at offset 9000 now, and was loaded up to {held}" in line for line in loader.said)
 
 
+@pytest.mark.once
 def test_a_loader_that_wakes_up_in_the_middle_of_a_flush_is_refused(zone: Zone, kafka_server: KafkaServer) -> None:
     topic = kafka_server.new_topic()
     produce(zone.bootstrap, topic, numbered(0, 100))

@@ -72,6 +72,7 @@ def test_every_machine_makes_the_same_world(world: tuple[Path, Truth]) -> None:
     assert tree_hash(world[0]) == CONTENT_HASH
 
 
+@pytest.mark.long
 def test_two_runs_are_equal_byte_for_byte(world: tuple[Path, Truth], tmp_path: Path) -> None:
     again = tmp_path / "again"
     ran = subprocess.run(
@@ -162,6 +163,7 @@ def test_the_split_halves_the_price(world: tuple[Path, Truth]) -> None:
     assert closes[day] / closes[before] == pytest.approx(split["split_from"] / split["split_to"], rel=0.1)
 
 
+@pytest.mark.long
 def test_by_kafka_only_the_capture_that_is_sent_again_counts_otherwise(
     world: tuple[Path, Truth], tmp_path: Path
 ) -> None:
