@@ -671,8 +671,8 @@ def releases(context: click.Context, as_json: bool, last: int) -> None:
 
 @releases.command()
 @click.argument("name")
-@click.option("--version", type=int, metavar="N", help="A published version that is kept [default: the last one].")
-def pin(name: str, version: int | None) -> None:
+@click.option("--version", metavar="N", help="A published version, or a pin's name [default: the last one].")
+def pin(name: str, version: str | None) -> None:
     """Keep a version for ever, under a name: that of a paper, a backtest, an audit.
 
     From Python it is market_data.at("NAME"); maintenance does not let it expire.

@@ -130,9 +130,8 @@ def pin(settings: Settings, name: str, version: int | str | None = None) -> int:
     Waits for the lake's writers' lock. Raises ``PinError`` where the name is taken by another version, and
     ``NotPublishedError`` where there is no such version.
     """
-    name = name.strip()
-    if not name or name.isdecimal():
-        raise PinError(f"{name!r} is no name for a pin: a version's number or nothing; say what it is for")
+    if not name or name != name.strip() or name.isdecimal():
+        raise PinError(f"{name!r} is no name for a pin: nothing, a number, or with blanks around; say what it is for")
     with lock.writers_lock(settings), lake.open_for_writing(settings) as connection:
         pinned = pins(connection)
         if version is None:
@@ -151,7 +150,6 @@ def pin(settings: Settings, name: str, version: int | str | None = None) -> int:
 
 def unpin(settings: Settings, name: str) -> int:
     """Take a pin away; the version that it kept, whose age decides from now on. ``PinError`` where there is none."""
-    name = name.strip()
     with lock.writers_lock(settings), lake.open_for_writing(settings) as connection:
         pinned = pins(connection)
         if name not in pinned:

@@ -81,7 +81,7 @@ class FaultProxy:
             return fault
 
     def forward(self, method: str, path: str, headers: Any, body: bytes) -> tuple[int, Any, bytes]:
-        connection = http.client.HTTPConnection(*self._upstream, timeout=60)
+        connection = http.client.HTTPConnection(*self._upstream, timeout=300)
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
             for name, value in headers.items():
@@ -94,7 +94,7 @@ class FaultProxy:
             connection.close()
 
     def be_silent(self) -> None:
-        self._healed.wait(60)
+        self._healed.wait(300)
 
 
 def kind_of(method: str, path: str, headers: Any) -> str:

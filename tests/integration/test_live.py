@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from worlds.streams import FEED, Message, numbered, produce, wait_for
+from worlds.streams import FEED, WAIT, Message, numbered, produce, wait_for
 
 from loaders.settings import Settings
 from market_data import client, live, lock
 
 if TYPE_CHECKING:
     from conftest import KafkaServer
-
-PATIENCE = 300.0
 
 
 class Live:
@@ -97,7 +95,7 @@ class Live:
 
     def arrive(self) -> None:
         """Wait until all that was sent is published."""
-        wait_for(lambda: self.rows() == self.sent, f"{self.sent} trades: {''.join(self.said[-20:])}", PATIENCE)
+        wait_for(lambda: self.rows() == self.sent, f"{self.sent} trades: {''.join(self.said[-20:])}")
 
     def state(self) -> dict[str, Any]:
         found = live.read_state(self.settings)
@@ -105,7 +103,7 @@ class Live:
         return found
 
     def until(self, condition: Callable[[dict[str, Any]], Any], what: str) -> None:
-        wait_for(lambda: bool(condition(live.read_state(self.settings) or {})), what, PATIENCE)
+        wait_for(lambda: bool(condition(live.read_state(self.settings) or {})), what)
 
     def status(self) -> str:
         done = subprocess.run(self.mdp("status"), env=self.env, capture_output=True, text=True, check=True)
@@ -143,11 +141,11 @@ def test_what_is_sent_is_published_whatever_ends_meanwhile(run: Live) -> None:
         os.kill(run.state()["builder"]["pid"], signal.SIGKILL)
         run.send(100)
         run.arrive()
-        said = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+        said = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT).read().decode()
         assert 'mdp_restarts_total{process="builder"} 1.0' in said
         assert 'mdp_restarts_total{process="loader 1 of binance_spot"} 1.0' in said
         assert 'mdp_builds_total{outcome="failed"} 0.0' in said
-        loaded = urllib.request.urlopen(f"http://127.0.0.1:{port + 2}/metrics", timeout=10).read().decode()
+        loaded = urllib.request.urlopen(f"http://127.0.0.1:{port + 2}/metrics", timeout=WAIT).read().decode()
         assert "mdp_loaded_records_total" in loaded
 
         # Another one for the same lake is refused.
@@ -156,7 +154,7 @@ def test_what_is_sent_is_published_whatever_ends_meanwhile(run: Live) -> None:
             env=run.env,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=WAIT,
             check=False,
         )
         assert other.returncode == 1 and "already works" in other.stderr
@@ -175,7 +173,7 @@ def test_what_is_sent_is_published_whatever_ends_meanwhile(run: Live) -> None:
         run.until(lambda now: now["builder"]["build"]["state"] == "idle", "a pause")
         os.kill(run.state()["builder"]["pid"], signal.SIGTERM)
         process.terminate()
-        assert process.wait(PATIENCE) == 0, "".join(run.said[-20:])
+        assert process.wait(WAIT) == 0, "".join(run.said[-20:])
     assert live.read_state(run.settings) is None
 
     # It can end by itself; and its log for machines is that of all its processes.
@@ -183,7 +181,7 @@ def test_what_is_sent_is_published_whatever_ends_meanwhile(run: Live) -> None:
     run.said.clear()
     run.send(10)
     with run.started("--until", "caught-up") as process:
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(WAIT) == 0
     assert run.rows() == run.sent
     events = {event["event"]: event for event in map(json.loads, run.said)}
     assert events["segment-committed"]["process"] == "loader 1 of binance_spot"
@@ -222,7 +220,7 @@ def test_books_go_on_from_build_to_build(run: Live) -> None:
             {**delta, "U": 11, "u": 12, "b": [["98", "2"]]},
         )
         book = {"update_id": 12, "is_valid": True, "bid_prices": [99.0, 98.0], "ask_prices": [101.0]}
-        wait_for(lambda: run.book() == book, "a book", PATIENCE)
+        wait_for(lambda: run.book() == book, "a book")
         run.send_book({**delta, "U": 13, "u": 13, "b": [["99", "0"]]})
-        wait_for(lambda: run.book() == {**book, "update_id": 13, "bid_prices": [98.0]}, "the next book", PATIENCE)
+        wait_for(lambda: run.book() == {**book, "update_id": 13, "bid_prices": [98.0]}, "the next book")
         run.arrive()

@@ -337,7 +337,7 @@ def test_of_two_seals_at_once_one_wins_and_the_other_says_so(
 
     def both(attempt: Any) -> None:
         prove(attempt)
-        barrier.wait(30)
+        barrier.wait(300)
 
     monkeypatch.setattr(loaders.seal._Attempt, "_prove", both)
     outcomes: list[Outcome] = []

@@ -163,7 +163,6 @@ def test_the_split_halves_the_price(world: tuple[Path, Truth]) -> None:
     assert closes[day] / closes[before] == pytest.approx(split["split_from"] / split["split_to"], rel=0.1)
 
 
-@pytest.mark.long
 def test_by_kafka_only_the_capture_that_is_sent_again_counts_otherwise(
     world: tuple[Path, Truth], tmp_path: Path
 ) -> None:

@@ -97,17 +97,6 @@ def test_an_age_is_never_negative() -> None:
         ask_days().execute(f"{ASKED}('decisions', 'given', interval '0 minutes', interval '-1 day')").fetchall()
 
 
-@pytest.mark.parametrize(("series", "value"), [("'GDP'", 2.0), ("'gdp'", None), ("null", None)])
-def test_a_series_is_one_that_there_is(series: str, value: float | None) -> None:
-    connection = made("macro_point_in_time", "decisions, series, lag, max_age", PRINTS)
-    asked = ASKED.replace("close", "value") + f"('decisions', {series}, interval '0 minutes', null)"
-    if value is not None:
-        assert connection.execute(asked).fetchall() == [(value,)]
-        return
-    with pytest.raises(duckdb.Error, match=f"macro_series has no series {series}; those it has are in its series_id"):
-        connection.execute(asked).fetchall()
-
-
 def test_decisions_in_memory_are_not_compared_each_with_each() -> None:
     """Of whose number DuckDB knows nothing: ten times as many would take a hundred times as long."""
     connection = ask_days()
@@ -176,10 +165,6 @@ DAYS = """
     ) as days (day, close)
 """
 """Closes of three sessions, each known on the next day."""
-
-
-PRINTS = f"select 'GDP' as series_id, session_date as observation_date, close as value, * from ({DAYS})"
-"""Three quarters of a series, with the same values."""
 
 
 def closes_as_of() -> duckdb.DuckDBPyConnection:

@@ -102,7 +102,7 @@ class Scrape:
     """What a loader's endpoint says now."""
 
     def __init__(self, url: str) -> None:
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=WAIT) as answer:
             text = answer.read().decode()
         self.samples: dict[str, dict[tuple[tuple[str, str], ...], float]] = defaultdict(dict)
         for family in text_string_to_metric_families(text):

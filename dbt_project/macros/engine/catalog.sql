@@ -2,24 +2,22 @@
     the statistics of all tables for each schema, and find no schema by its quoted name, so that all are made anew. -#}
 
 {% macro duckdb__list_relations_without_caching(schema_relation) %}
+  {%- set is_here %}
+    lower(database_name) = '{{ schema_relation.database | lower }}'
+    and lower(schema_name) = '{{ schema_relation.schema | lower }}'
+  {%- endset -%}
   {%- call statement('list_relations_without_caching', fetch_result=true) -%}
-    with relations as (
-        select distinct database_name, schema_name, table_name
-        from duckdb_columns()
-        where lower(database_name) = '{{ schema_relation.database | lower }}'
-            and lower(schema_name) = '{{ schema_relation.schema | lower }}'
+    -- Of a view whose table is gone nobody knows the columns.
+    with views as (
+        select schema_name, view_name as name from duckdb_views() where {{ is_here }}
     )
 
-    select
-        '{{ schema_relation.database }}' as database,
-        table_name as name,
-        relations.schema_name as schema,
-        case when view_name is null then 'table' else 'view' end as type
-    from relations
-    left join duckdb_views() as views
-        on relations.database_name = views.database_name
-        and relations.schema_name = views.schema_name
-        and relations.table_name = views.view_name
+    select '{{ schema_relation.database }}' as database, name, schema_name as schema, 'view' as type
+    from views
+    union all
+    select distinct '{{ schema_relation.database }}' as database, table_name as name, schema_name as schema, 'table' as type
+    from duckdb_columns()
+    where {{ is_here }} and (schema_name, table_name) not in (select (schema_name, name) from views)
   {%- endcall -%}
   {{ return(load_result('list_relations_without_caching').table) }}
 {% endmacro %}
