@@ -94,13 +94,12 @@ def kept_version(connection: duckdb.DuckDBPyConnection, version: int | str) -> i
 
     ``connection`` reads the head. Raises ``NotPublishedError`` where there is none, naming the nearest.
     """
-    if isinstance(version, str) and version.isdecimal():
-        version = int(version)
-    if isinstance(version, str):
+    if isinstance(version, str) and not version.isdecimal():
         pinned = pins(connection)
         if version not in pinned:
             raise NotPublishedError(unknown("pin", version, pinned, "this lake"))
         version = pinned[version]
+    version = int(version)
     rows = connection.execute(
         "select version, version in (select snapshot_id from lake.snapshots()) from lake.observability.releases"
     ).fetchall()
@@ -131,7 +130,7 @@ def pin(settings: Settings, name: str, version: int | str | None = None) -> int:
     ``NotPublishedError`` where there is no such version.
     """
     if not name or name != name.strip() or name.isdecimal():
-        raise PinError(f"{name!r} is no name for a pin: nothing, a number, or with blanks around; say what it is for")
+        raise PinError(f"{name!r} is no name for a pin: say what it is for, not as a number, without blanks around")
     with lock.writers_lock(settings), lake.open_for_writing(settings) as connection:
         pinned = pins(connection)
         if version is None:

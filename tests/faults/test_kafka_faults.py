@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from worlds.streams import Loader, Message, Zone, numbered, produce, wait_for
+from worlds.streams import WAIT, Loader, Message, Zone, numbered, produce, wait_for
 from worlds.warehouse import Warehouse
 
 from loaders.chain import Chain, Source
@@ -79,7 +79,7 @@ def make_again(zone: Zone, topic: str) -> None:
 
     with admin(zone) as client:
         client.delete_topics([topic])  # type: ignore[attr-defined]
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + WAIT
         while True:
             try:
                 client.create_topics([NewTopic(topic, 1, 1)])  # type: ignore[attr-defined]
@@ -93,7 +93,7 @@ def replay(zone: Zone, topic: str, *arguments: str, failpoint: str | None = None
     command = zone.command(topic, *arguments)
     command[command.index("load") : command.index("--feed")] = ["replay"]
     env = zone.environment(failpoint)
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=WAIT, check=False)
 
 
 def whole(topic: str, count: int, partitions: int = 1) -> Counter[tuple[str, int, int]]:
@@ -364,7 +364,7 @@ def test_a_disk_that_is_full_stops_it_with_nothing_lost(zone: Zone, kafka_server
         env=zone.environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=WAIT,
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
     )

@@ -371,6 +371,8 @@ def test_a_pinned_version_is_found_by_its_name(world: tuple[Warehouse, list[Outc
         assert reader.bars("UP", known_at=again.known_at).arrow.equals(then)
     assert mdp(warehouse, "sql", "select max(session_date) as day from research.bars_1d", "--csv", "--version", "paper"
                          ).stdout == f"day\n{sessions()[11]}\n"  # fmt: skip
+    once_more = mdp(warehouse, "releases", "pin", "paper", "--version", "paper")
+    assert (once_more.exit_code, once_more.stdout) == (0, done.stdout), once_more.stderr
     for name in ("", " ", "paper ", "48"):
         with pytest.raises(releases.PinError, match="is no name for a pin"):
             releases.pin(warehouse.settings, name)

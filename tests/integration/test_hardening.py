@@ -428,9 +428,9 @@ def test_an_incremental_build_reads_only_what_changed(grown: Warehouse) -> None:
 def dbt(warehouse: Warehouse, *arguments: str) -> None:
     """Plain dbt, in this process, which has parsed the project; test_publishing.py runs it in one of its own."""
     try:
-        dbt_runs.Project(warehouse.settings).run([*arguments])
+        with dbt_runs.Project(warehouse.settings) as project:
+            project.run([*arguments])
     finally:
-        dbt_runs.close()
         if lock.is_held(warehouse.settings):
             lock.release(warehouse.settings)  # as the end of its process would
 

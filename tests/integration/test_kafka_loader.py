@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import pytest
-from worlds.streams import FEED, Message, Scrape, Zone, numbered, produce, served, wait_for
+from worlds.streams import FEED, WAIT, Message, Scrape, Zone, numbered, produce, served, wait_for
 from worlds.warehouse import CANONICAL, Warehouse, read_sorted, table_differences
 
 from loaders.kafka import KafkaLoader
@@ -52,7 +52,7 @@ def publish(zone: Zone, file: Path, topic: str, *arguments: str) -> subprocess.P
 
 def published(zone: Zone, file: Path, topic: str, *arguments: str) -> str:
     process = publish(zone, file, topic, *arguments)
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=WAIT)
     assert process.returncode == 0, said
     return said
 
@@ -287,7 +287,7 @@ def test_the_raw_zone_may_be_on_s3(zone: Zone, kafka_server: KafkaServer, s3_ser
     env = {**zone.environment(), **s3_server.env, "MDP_RAW": f"s3://{s3_server.new_bucket()}/raw"}
     command = zone.command(topic, "--until", "caught-up", "--segment-rows", "100")
     for expected in ("loaded 500 records", "loaded 0 records"):
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=WAIT, check=False)
         assert done.returncode == 0, done.stderr
         assert expected in done.stdout
     settings = Settings.from_env(env)
@@ -356,7 +356,7 @@ def test_a_topic_that_would_eat_a_capture_is_told(zone: Zone, tmp_path: Path, ka
     file.write_bytes(b'1723161254087896568 {"data":{"s":"BTCUSDT"}}\n')
     topic = kafka_server.new_topic()
     process = publish(zone, file, topic)
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=WAIT)
     assert process.returncode == 1
     assert "retention.ms=604800000" in said
     published(zone, file, topic, "--keep-all")
@@ -383,7 +383,7 @@ def test_three_loaders_one_killed_and_one_stalled_give_the_tables_of_the_file(
         stalled.process.send_signal(signal.SIGSTOP)
         time.sleep(8)
         stalled.process.send_signal(signal.SIGCONT)
-        said, _ = sender.communicate(timeout=300)
+        said, _ = sender.communicate(timeout=WAIT)
         assert "sent 41,249 records" in said
         done = zone.load(topic, *options)
         assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from worlds.streams import FEED, Zone
+from worlds.streams import FEED, WAIT, Zone
 
 from loaders.settings import Settings
 
@@ -44,7 +44,7 @@ def published(zone: Zone) -> str:
 
 def run(zone: Zone, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from market_data.cli import main; main()", *arguments]
-    return subprocess.run(command, env=zone.environment(), capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, env=zone.environment(), capture_output=True, text=True, timeout=WAIT, check=False)
 
 
 def new_ca(directory: Path) -> tuple[Path, Path]:

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
-from worlds.streams import Loader, Zone, numbered, produce, wait_for
+from worlds.streams import WAIT, Loader, Zone, numbered, produce, wait_for
 from worlds.warehouse import Warehouse, differences
 
 import loaders.failpoints
@@ -326,7 +326,9 @@ def test_a_seal_may_be_killed_at_any_step(warehouse: Warehouse, clock: list[int]
 def _mdp_seal(zone: Warehouse, failpoint: str | None = None) -> subprocess.CompletedProcess[str]:
     environment = zone.environment | ({"MDP_FAILPOINT": failpoint} if failpoint else {})
     arguments = ["seal", "--feed", "binance_spot", "--grace-days", "0"]
-    return subprocess.run([*MDP, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        [*MDP, *arguments], env=environment, capture_output=True, text=True, timeout=WAIT, check=False
+    )
 
 
 def test_of_two_seals_at_once_one_wins_and_the_other_says_so(
@@ -337,7 +339,7 @@ def test_of_two_seals_at_once_one_wins_and_the_other_says_so(
 
     def both(attempt: Any) -> None:
         prove(attempt)
-        barrier.wait(300)
+        barrier.wait(WAIT)
 
     monkeypatch.setattr(loaders.seal._Attempt, "_prove", both)
     outcomes: list[Outcome] = []

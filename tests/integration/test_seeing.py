@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from faults.proxy import FaultProxy
-from worlds.streams import FEED, Scrape, Zone, numbered, produce, served, wait_for
+from worlds.streams import FEED, WAIT, Scrape, Zone, numbered, produce, served, wait_for
 
 from loaders.metrics import Metrics
 
@@ -172,7 +172,7 @@ def test_status_shows_the_lag_of_each_partition(zone: Zone, kafka_server: KafkaS
         lake = {"MDP_LAKE": str(zone.root / "lake.sqlite")}
         main = [sys.executable, "-m", "market_data.cli", "status", *arguments]
         env = {**zone.environment(), **lake}
-        return subprocess.run(main, env=env, capture_output=True, text=True, timeout=300, check=False)
+        return subprocess.run(main, env=env, capture_output=True, text=True, timeout=WAIT, check=False)
 
     nowhere = replace(zone, bootstrap="127.0.0.1:9")
     assert "Kafka" not in status(nowhere).stdout, "no stream was ever loaded"
